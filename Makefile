@@ -1,0 +1,48 @@
+# The front door. Everything here also runs without make: the scripts do the work.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/latticedb/target
+SF ?= 1
+SHELL := /bin/bash
+DATA ?= lattice-data
+
+.PHONY: help demo test fix slt run bench bench-tpch test-long test-crash setup release
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: ## Build, load TPC-H, query it while it changes, travel in time (SF=0.1 is quicker)
+	@SF=$(SF) scripts/demo.sh
+
+test: ## Build and run every test, as CI does
+	@scripts/test.sh
+
+setup: ## Install what building and testing needs
+	@scripts/setup.sh
+
+fix: setup ## Format, apply lint suggestions, write generated documents
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	LATTICE_BLESS=1 cargo test -q --workspace current
+
+slt: setup ## Run SQL golden files: make slt FILE=tests/slt/suite/join/inner.slt CONFIG=mixed
+	cargo run -q -p lattice-slt -- $(if $(CONFIG),--config $(CONFIG)) $(FILE)
+
+release: setup ## Build the server with optimisations
+	cargo build --release --locked -p lattice-server
+
+run: release ## Run the server: make run DATA=folder
+	$(CARGO_TARGET_DIR)/release/lattice serve --data $(DATA)
+
+bench: release ## Measure against DuckDB and PostgreSQL, write docs/evidence/*.json
+	@scripts/setup.sh --bench
+	.venv/bin/python benches/run.py all --binary $(CARGO_TARGET_DIR)/release/lattice --scale $(SF)
+
+bench-%: release ## Measure one bench: make bench-tpch SF=1
+	@scripts/setup.sh --bench
+	.venv/bin/python benches/run.py $* --binary $(CARGO_TARGET_DIR)/release/lattice --scale $(SF)
+
+test-long: release ## TPC-H at SF 1 and 0.1 in all placements, with writers and kill -9 (about an hour)
+	LATTICE_BIN=$(CARGO_TARGET_DIR)/release/lattice LATTICE_LONG=1 .venv/bin/python -m pytest -q tests/tpch
+
+test-crash: release ## 200 rounds of kill -9 under concurrent writers
+	.venv/bin/python tests/crash/campaign.py --binary $(CARGO_TARGET_DIR)/release/lattice --rounds 200 --evidence

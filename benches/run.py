@@ -1,0 +1,392 @@
+"""Measures LatticeDB beside DuckDB and PostgreSQL, all in one run on one machine, and writes docs/evidence/*.json.
+
+Subjects are interleaved and warmed up; where there are answers, they are compared before a time is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import pathlib
+import pwd
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import duckdb
+
+import evidence
+import lattice
+from answers import same_answer
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def version(binary: str) -> str:
+    return subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+@contextlib.contextmanager
+def folder():
+    """A folder on the disk of the repository, not in memory, so that syncs cost what they cost."""
+    base = ROOT / "build" / "bench"
+    base.mkdir(parents=True, exist_ok=True)
+    path = pathlib.Path(tempfile.mkdtemp(dir=base))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Postgres:
+    """A temporary PostgreSQL cluster on loopback, with its defaults for durability."""
+
+    def __init__(self, path: pathlib.Path):
+        found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
+        if not found:
+            raise FileNotFoundError("PostgreSQL is not installed: run scripts/setup.sh --bench")
+        self.bin, self.path, self.port = found[-1], path / "postgres", lattice.free_port()
+        # PostgreSQL refuses to run as root; Debian's package brings a user for it.
+        self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        self.prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self.path.mkdir(parents=True)
+        if self.prefix:
+            shutil.chown(self.path, "postgres", "postgres")
+            for parent in [self.path, *self.path.parents]:
+                if parent == pathlib.Path("/"):
+                    break
+                if not os.stat(parent).st_mode & 0o001:
+                    raise PermissionError(f"{parent} cannot be entered by the user postgres: run the benchmark from a folder that can be")
+
+    def run(self, tool: str, *args: str) -> None:
+        command = [*self.prefix, str(self.bin / tool), *args]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+        if done.returncode:
+            raise RuntimeError(f"{tool}: {done.stderr.strip()}")
+
+    def __enter__(self):
+        data = str(self.path / "data")
+        self.run("initdb", "-D", data, "-U", "bench", "-A", "trust", "--no-locale", "-E", "UTF8")
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c shared_buffers=1GB -c max_wal_size=4GB"
+        self.run("pg_ctl", "-D", data, "-w", "-l", str(self.path / "log"), "-o", options, "start")
+        return self
+
+    def __exit__(self, *_exc):
+        self.run("pg_ctl", "-D", str(self.path / "data"), "-m", "immediate", "stop")
+
+    def connect(self, autocommit: bool = True):
+        import psycopg
+
+        return psycopg.connect(f"host=127.0.0.1 port={self.port} user=bench dbname=postgres", autocommit=autocommit)
+
+    def version(self) -> str:
+        with self.connect() as connection:
+            return connection.execute("show server_version").fetchone()[0].split()[0]
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+# --- benches ---
+
+
+def bench_tpch(options) -> None:
+    """The 22 queries: over Flight SQL, in DuckDB's own format, and in DuckDB over Parquet."""
+    files = lattice.tpch_data(options.scale)
+    with folder() as path, lattice.Server(path / "data", options.binary) as server:
+        say("loading")
+        connection = server.connect()
+        for statement in lattice.tpch_tables():
+            lattice.execute(connection, statement)
+        for table in lattice.TABLES:
+            lattice.load_table(connection, table, files)
+        native, parquet = duckdb.connect(str(path / "duck.db")), duckdb.connect()
+        for table in lattice.TABLES:
+            native.execute(f"create table {table} as select * from '{files}/{table}.parquet'")
+            parquet.execute(f"create view {table} as select * from '{files}/{table}.parquet'")
+        subjects = {
+            "lattice_flight": lambda sql: lattice.execute(connection, sql),
+            "duckdb_native": lambda sql: native.execute(sql).fetchall(),
+            "duckdb_parquet": lambda sql: parquet.execute(sql).fetchall(),
+        }
+        rows, times = [], {subject: {} for subject in subjects}
+
+        def measure(names, numbers):
+            for number in numbers:
+                sql = lattice.tpch_query(number, options.scale)
+                answers = {name: subjects[name](sql) for name in names}
+                wrong = same_answer(number, answers["lattice_flight"], native.execute(sql).fetchall())
+                if wrong:
+                    raise AssertionError(f"query {number}: {wrong}")
+                for name in names:
+                    times[name][number] = []
+                for _ in range(options.repeat):
+                    for name in names:
+                        begun = time.perf_counter()
+                        subjects[name](sql)
+                        times[name][number].append(time.perf_counter() - begun)
+                say(f"q{number:02}  " + "  ".join(f"{name} {min(times[name][number]) * 1e3:8.1f} ms" for name in names))
+
+        measure(list(subjects), range(1, 23))
+        for name in subjects:
+            rows += [evidence.row(f"q{number:02}", name, "s", times[name][number]) for number in range(1, 23)]
+        for name in subjects:
+            runs = [geomean([times[name][number][i] for number in range(1, 23)]) for i in range(options.repeat)]
+            rows.append(evidence.row("geomean", name, "s", runs))
+
+        say("one row in a hundred updated, in the row tier")
+        for table, key in (("orders", "o_orderkey"), ("lineitem", "l_orderkey")):
+            comment = "o_clerk = o_clerk" if table == "orders" else "l_comment = l_comment"
+            lattice.execute(connection, f"update {table} set {comment} where {key} % 100 = 1")
+        measure(["lattice_flight"], range(1, 23))
+        runs = [geomean([times["lattice_flight"][number][i] for number in range(1, 23)]) for i in range(options.repeat)]
+        rows.append(evidence.row("geomean_delta", "lattice_flight", "s", runs))
+        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+        rows.append(evidence.row("peak_rss", "lattice_flight", "bytes", [peak]))
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        rows.append(evidence.row("peak_rss", "duckdb_native", "bytes", [own]))
+        connection.close()
+    finish(f"tpch_sf{options.scale:g}", rows, options)
+
+
+def bench_load_lineitem(options) -> None:
+    """Bulk load of lineitem with its primary key, and what the file formats alone cost."""
+    source = lattice.tpch_data(options.scale) / "lineitem.parquet"
+    expected = lattice.pq.read_metadata(source).num_rows
+    ddl = next(statement for statement in lattice.tpch_tables() if "table lineitem" in statement)
+    times: dict[str, list[float]] = {}
+
+    def keep(name: str, seconds: float, count: int) -> None:
+        if count != expected:
+            raise AssertionError(f"{name}: {count} rows instead of {expected}")
+        times.setdefault(name, []).append(seconds)
+        say(f"{name:<18} {seconds:8.2f} s")
+
+    for _ in range(min(options.repeat, 3)):
+        with folder() as path, lattice.Server(path / "data", options.binary) as server, server.connect() as connection:
+            lattice.execute(connection, ddl)
+            begun = time.perf_counter()
+            lattice.load_table(connection, "lineitem", source.parent)
+            took = time.perf_counter() - begun
+            keep("lattice_adbc", took, lattice.execute(connection, "select count(*) from lineitem")[0][0])
+        with folder() as path:
+            duck = duckdb.connect(str(path / "ctas.db"))
+            begun = time.perf_counter()
+            duck.execute(f"create table lineitem as select * from '{source}'")
+            duck.execute("checkpoint")
+            keep("duckdb_ctas", time.perf_counter() - begun, duck.execute("select count(*) from lineitem").fetchone()[0])
+            duck.close()
+            duck = duckdb.connect(str(path / "pk.db"))
+            duck.execute(ddl)
+            begun = time.perf_counter()
+            duck.execute(f"insert into lineitem select * from '{source}'")
+            duck.execute("checkpoint")
+            keep("duckdb_pk", time.perf_counter() - begun, duck.execute("select count(*) from lineitem").fetchone()[0])
+            duck.close()
+        with folder() as path:
+            import lance
+
+            reader = lattice.parquet_reader(source)
+            begun = time.perf_counter()
+            dataset = lance.write_dataset(reader, str(path / "lineitem.lance"), max_rows_per_file=1 << 20)
+            subprocess.run(["sync", "-f", str(path)], check=True)
+            keep("lance_write", time.perf_counter() - begun, dataset.count_rows())
+    with folder() as path, Postgres(path) as postgres, postgres.connect() as connection:
+        postgres_version = postgres.version()
+        csv = path / "lineitem.csv"
+        duckdb.connect().execute(f"copy (select * from '{source}') to '{csv}' (header false)")
+        connection.execute(ddl)
+        begun = time.perf_counter()
+        with connection.cursor() as cursor, cursor.copy("copy lineitem from stdin (format csv)") as copy, open(csv, "rb") as file:
+            while block := file.read(1 << 20):
+                copy.write(block)
+        keep("postgres_copy_pk", time.perf_counter() - begun, connection.execute("select count(*) from lineitem").fetchone()[0])
+    rows = [evidence.row("seconds", name, "s", values) for name, values in times.items()]
+    finish("load_lineitem", rows, options, {"postgres": postgres_version})
+
+
+def drive(clients: int, seconds: float, connect, work) -> tuple[list[float], float]:
+    """Runs `work(connection, rng)` from that many connections for a while; latencies and operations per second."""
+    latencies: list[list[float]] = [[] for _ in range(clients)]
+    errors: list[Exception] = []
+    gate, stop = threading.Barrier(clients + 1), threading.Event()
+
+    def client(index: int) -> None:
+        rng = random.Random(index)
+        try:
+            with contextlib.closing(connect()) as connection:
+                step = work(connection, rng, index)
+                for _ in range(5):
+                    step()
+                gate.wait()
+                while not stop.is_set():
+                    begun = time.perf_counter()
+                    step()
+                    latencies[index].append(time.perf_counter() - begun)
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            gate.abort()
+
+    threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
+    for thread in threads:
+        thread.start()
+    with contextlib.suppress(threading.BrokenBarrierError):
+        gate.wait(120)
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - begun
+    if errors:
+        raise errors[0]
+    flat = sorted(latency for own in latencies for latency in own)
+    return flat, len(flat) / elapsed
+
+
+def percentile(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+POINT_ROWS = 1_000_000
+
+
+def bench_point_read(options) -> None:
+    """Reads of one row by primary key, prepared, from 1 and from 16 connections."""
+    import pyarrow as pa
+
+    keys = pa.array(range(POINT_ROWS), pa.int64())
+    table = pa.table({"id": keys, "body": pa.array([f"value {i:012}" for i in range(POINT_ROWS)])})
+    ddl = "create table kv (id bigint primary key, body text not null)"
+    rows: list[dict] = []
+    with folder() as path, lattice.Server(path / "data", options.binary) as server, Postgres(path) as postgres:
+        with server.connect() as connection:
+            lattice.execute(connection, ddl)
+            with connection.cursor() as cursor:
+                cursor.adbc_ingest("kv", table, mode="append")
+        with postgres.connect() as connection:
+            connection.execute(ddl)
+            connection.execute(f"insert into kv select g, 'value ' || lpad(g::text, 12, '0') from generate_series(0, {POINT_ROWS - 1}) g")
+            connection.execute("vacuum analyze kv")
+
+        def over_flight(connection, rng, _index):
+            cursor = connection.cursor()
+            sql = "select body from kv where id = ?"
+            cursor.adbc_prepare(sql)
+
+            def step():
+                key = rng.randrange(POINT_ROWS)
+                cursor.execute(sql, (key,))
+                assert cursor.fetchone()[0] == f"value {key:012}"
+
+            return step
+
+        def over_postgres(connection, rng, _index):
+            def step():
+                key = rng.randrange(POINT_ROWS)
+                found = connection.execute("select body from kv where id = %s", (key,), prepare=True).fetchone()
+                assert found[0] == f"value {key:012}"
+
+            return step
+
+        subjects = {"lattice_flight": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
+        figures: dict[tuple, list[float]] = {}
+        for _ in range(min(options.repeat, 3)):
+            for clients in (1, 16):
+                for name, (connect, work) in subjects.items():
+                    latencies, rate = drive(clients, options.seconds, connect, work)
+                    say(f"{name:<16} {clients:>3} clients {rate:>10,.0f} reads/s  p50 {percentile(latencies, 0.5) * 1e3:.2f} ms")
+                    figures.setdefault((f"p50_c{clients}", name, "s"), []).append(percentile(latencies, 0.5))
+                    figures.setdefault((f"p95_c{clients}", name, "s"), []).append(percentile(latencies, 0.95))
+                    if clients == 16:
+                        figures.setdefault(("tps_c16", name, "1/s"), []).append(rate)
+        versions = {"postgres": postgres.version()}
+    rows = [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
+    finish("point_read", rows, options, versions)
+
+
+def bench_commit(options) -> None:
+    """Transactions that insert one row each, durable before the answer, from 1, 16 and 64 connections."""
+    ddl = "create table log (client bigint, n bigint, body text, primary key (client, n))"
+    with folder() as path, lattice.Server(path / "data", options.binary) as server, Postgres(path) as postgres:
+        with server.connect() as connection:
+            lattice.execute(connection, ddl)
+        with postgres.connect() as connection:
+            connection.execute(ddl)
+        first = iter(range(0, 1 << 40, 1 << 20))
+
+        def over_flight(connection, _rng, index):
+            cursor, state = connection.cursor(), [next(first)]
+            sql = "insert into log values (?, ?, ?)"
+
+            def step():
+                state[0] += 1
+                cursor.execute(sql, (index, state[0], "a row of ordinary length, about sixty characters of text"))
+
+            return step
+
+        def over_postgres(connection, _rng, index):
+            state = [next(first)]
+
+            def step():
+                state[0] += 1
+                values = (index, state[0], "a row of ordinary length, about sixty characters of text")
+                connection.execute("insert into log values (%s, %s, %s)", values, prepare=True)
+
+            return step
+
+        subjects = {"lattice": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
+        figures: dict[tuple, list[float]] = {}
+        for _ in range(min(options.repeat, 3)):
+            for clients in (1, 16, 64):
+                for name, (connect, work) in subjects.items():
+                    latencies, rate = drive(clients, options.seconds, connect, work)
+                    say(f"{name:<10} {clients:>3} clients {rate:>10,.0f} commits/s  p95 {percentile(latencies, 0.95) * 1e3:.2f} ms")
+                    figures.setdefault((f"tps_c{clients}", name, "1/s"), []).append(rate)
+                    if clients == 64:
+                        figures.setdefault(("p95_c64", name, "s"), []).append(percentile(latencies, 0.95))
+        versions = {"postgres": postgres.version()}
+    rows = [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
+    finish("commit", rows, options, versions)
+
+
+def finish(bench: str, rows: list[dict], options, versions: dict | None = None) -> None:
+    command = f"make bench-{options.name} SF={options.scale:g}"
+    found = {"lattice": version(options.binary), "duckdb": duckdb.__version__} | (versions or {})
+    path = evidence.write(bench, rows, command, found)
+    say(f"\n{evidence.table(rows)}\n\nwritten to {path.relative_to(ROOT)}")
+
+
+BENCHES = {"tpch": bench_tpch, "load_lineitem": bench_load_lineitem, "point_read": bench_point_read, "commit": bench_commit}
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("bench", choices=["all", *BENCHES])
+    arguments.add_argument("--binary", default=lattice.default_binary())
+    arguments.add_argument("--scale", type=float, default=1.0)
+    arguments.add_argument("--repeat", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=5.0, help="length of one run of the concurrent benches")
+    options = arguments.parse_args()
+    for name in BENCHES if options.bench == "all" else [options.bench]:
+        options.name = name
+        say(f"\n== {name}: {BENCHES[name].__doc__.splitlines()[0]}")
+        BENCHES[name](options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+//! Plans and outcomes that wait to be fetched, and results that are being fetched.
+//!
+//! `GetFlightInfo` leaves something here: the plan of a query, the rows of a statement that had effects, or a query that
+//! `PollFlightInfo` has started. `DoGet` picks it up. Everything expires, and the store is bounded in entries and bytes; a query that
+//! was evicted is planned again from its ticket.
+//!
+//! # Invariants
+//! - RESULT-1 the store never holds more than its limits. Test: `the_store_is_bounded`.
+//! - RESULT-2 what was cancelled stays cancelled. Test: `cancelled_is_cancelled`.
+//! - RESULT-3 only the same principal finds an entry. Test: `entries_are_private`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use base::Principal;
+use parking_lot::Mutex;
+use sql::{Params, Prepared, Rows, TransactionId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::encode::Stop;
+use crate::sessions::Client;
+
+/// Something to fetch.
+pub(crate) enum Content {
+    /// A query that is planned, not started.
+    Planned(Planned),
+    /// A query that has begun; its rows can be had once.
+    Started(Started),
+    /// Rows of a statement that has run.
+    Rows { schema: SchemaRef, batches: Arc<Vec<RecordBatch>> },
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+/// A planned query.
+#[derive(Clone)]
+pub(crate) struct Planned {
+    pub(crate) owner: Arc<Client>,
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) params: Params,
+    pub(crate) transaction: Option<TransactionId>,
+    /// The ticket cannot stand for it, so it stays until it expires.
+    pub(crate) kept: bool,
+}
+
+/// A query in flight, with its first batch.
+pub(crate) struct Started {
+    pub(crate) rows: Rows,
+    pub(crate) first: Option<RecordBatch>,
+    pub(crate) statement: Arc<str>,
+}
+
+/// What [`Results::take`] found.
+pub(crate) enum Taken {
+    Planned(Planned),
+    Started(Started),
+    Rows { schema: SchemaRef, batches: Arc<Vec<RecordBatch>> },
+    Cancelled,
+}
+
+struct Entry {
+    principal: Principal,
+    client: u64,
+    expires: Instant,
+    bytes: usize,
+    content: Content,
+}
+
+#[derive(Default)]
+struct Store {
+    entries: HashMap<Uuid, Entry>,
+    order: VecDeque<Uuid>,
+    bytes: usize,
+    running: HashMap<Uuid, (Principal, Vec<Stop>)>,
+}
+
+impl Store {
+    fn remove(&mut self, id: Uuid) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+}
+
+/// The store.
+pub(crate) struct Results {
+    ttl: Duration,
+    entries_max: usize,
+    bytes_max: usize,
+    store: Arc<Mutex<Store>>,
+}
+
+/// Marks a result as running while it lives.
+pub(crate) struct Running {
+    id: Uuid,
+    stop: Stop,
+    store: Arc<Mutex<Store>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut store = self.store.lock();
+        if let Some((_, stops)) = store.running.get_mut(&self.id) {
+            stops.retain(|stop| !stop.is(&self.stop));
+            if stops.is_empty() {
+                store.running.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Results {
+    pub(crate) fn new(ttl: Duration, entries_max: usize, bytes_max: usize) -> Results {
+        Results { ttl, entries_max, bytes_max, store: Arc::default() }
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    pub(crate) fn put(&self, id: Uuid, client: &Client, content: Content) {
+        let bytes = match &content {
+            Content::Rows { batches, .. } => batches.iter().map(RecordBatch::get_array_memory_size).sum(),
+            _ => 0,
+        };
+        self.insert(id, client.principal.clone(), client.number, bytes, content);
+    }
+
+    fn insert(&self, id: Uuid, principal: Principal, client: u64, bytes: usize, content: Content) {
+        // Whatever is evicted is dropped after the lock: dropping a plan can take a while.
+        let mut evicted = Vec::new();
+        let mut store = self.store.lock();
+        store.remove(id);
+        store.bytes += bytes;
+        store.order.push_back(id);
+        store.entries.insert(id, Entry { principal, client, expires: Instant::now() + self.ttl, bytes, content });
+        while store.entries.len() > self.entries_max || (store.bytes > self.bytes_max && store.entries.len() > 1) {
+            match store.order.pop_front() {
+                Some(oldest) => evicted.extend(store.remove(oldest)),
+                None => break,
+            }
+        }
+        // Ids of entries that were taken long ago.
+        if store.order.len() > 2 * self.entries_max.max(16) {
+            let Store { entries, order, .. } = &mut *store;
+            order.retain(|id| entries.contains_key(id));
+        }
+        drop(store);
+        drop(evicted);
+    }
+
+    /// What a ticket stands for, if it is still here and the caller's.
+    pub(crate) fn take(&self, id: Uuid, caller: &Principal) -> Option<Taken> {
+        let mut store = self.store.lock();
+        let entry = store.entries.get(&id)?;
+        if entry.principal != *caller || entry.expires < Instant::now() {
+            return None;
+        }
+        match &entry.content {
+            Content::Rows { schema, batches } => {
+                return Some(Taken::Rows { schema: Arc::clone(schema), batches: Arc::clone(batches) });
+            }
+            Content::Cancelled => return Some(Taken::Cancelled),
+            Content::Planned(planned) if planned.kept => return Some(Taken::Planned(planned.clone())),
+            Content::Planned(_) | Content::Started(_) => {}
+        }
+        match store.remove(id)?.content {
+            Content::Planned(planned) => Some(Taken::Planned(planned)),
+            Content::Started(started) => Some(Taken::Started(started)),
+            Content::Rows { schema, batches } => Some(Taken::Rows { schema, batches }),
+            Content::Cancelled => Some(Taken::Cancelled),
+        }
+    }
+
+    /// Lets an entry live on; says whether there is one.
+    pub(crate) fn renew(&self, id: Uuid, caller: &Principal) -> bool {
+        let mut store = self.store.lock();
+        match store.entries.get_mut(&id) {
+            Some(entry) if entry.principal == *caller && entry.expires >= Instant::now() => {
+                entry.expires = Instant::now() + self.ttl;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Registers a result that is being fetched.
+    pub(crate) fn running(&self, id: Uuid, caller: &Principal, stop: &Stop) -> Running {
+        let mut store = self.store.lock();
+        store.running.entry(id).or_insert_with(|| (caller.clone(), Vec::new())).1.push(stop.clone());
+        Running { id, stop: stop.clone(), store: Arc::clone(&self.store) }
+    }
+
+    /// Stops and forgets a result; says whether there was something to stop.
+    pub(crate) fn cancel(&self, id: Uuid, caller: &Client) -> bool {
+        let mut found = false;
+        let mut dropped = None;
+        {
+            let mut store = self.store.lock();
+            if let Some((principal, stops)) = store.running.get(&id)
+                && *principal == caller.principal
+            {
+                stops.iter().for_each(Stop::stop);
+                found = true;
+            }
+            let waiting = store.entries.get(&id).is_some_and(|entry| {
+                entry.principal == caller.principal && !matches!(entry.content, Content::Rows { .. } | Content::Cancelled)
+            });
+            if waiting {
+                dropped = store.remove(id);
+                found = true;
+            }
+        }
+        drop(dropped);
+        if found {
+            // RESULT-2: the ticket would otherwise be planned again.
+            self.put(id, caller, Content::Cancelled);
+        }
+        found
+    }
+
+    /// Drops what has expired.
+    pub(crate) fn expire(&self) {
+        let now = Instant::now();
+        self.drop_where(|entry| entry.expires < now);
+    }
+
+    /// Drops what belongs to sessions that have ended.
+    pub(crate) fn forget(&self, clients: &[u64]) {
+        if !clients.is_empty() {
+            self.drop_where(|entry| clients.contains(&entry.client));
+        }
+    }
+
+    fn drop_where(&self, gone: impl Fn(&Entry) -> bool) {
+        let mut store = self.store.lock();
+        let ids: Vec<Uuid> = store.entries.iter().filter(|(_, entry)| gone(entry)).map(|(id, _)| *id).collect();
+        let dropped: Vec<Option<Entry>> = ids.into_iter().map(|id| store.remove(id)).collect();
+        drop(store);
+        drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    fn rows(count: i64) -> Content {
+        let batch = RecordBatch::try_from_iter(vec![("n", Arc::new(Int64Array::from_iter_values(0..count)) as ArrayRef)]).unwrap();
+        Content::Rows { schema: batch.schema(), batches: Arc::new(vec![batch]) }
+    }
+
+    fn insert(results: &Results, who: &str, bytes: usize) -> Uuid {
+        let id = Uuid::new_v4();
+        results.insert(id, Principal::user(who), 1, bytes, rows(3));
+        id
+    }
+
+    #[tokio::test]
+    async fn the_store_is_bounded() {
+        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let me = Principal::user("me");
+        let ids: Vec<Uuid> = (0..5).map(|_| insert(&results, "me", 10)).collect();
+        let there: Vec<bool> = ids.iter().map(|id| results.take(*id, &me).is_some()).collect();
+        assert_eq!(there, [false, false, true, true, true]);
+        let big = insert(&results, "me", 999);
+        assert!(results.take(big, &me).is_some());
+        assert!(results.take(ids[4], &me).is_none(), "too many bytes together");
+        assert_eq!(results.store.lock().bytes, 999);
+        for _ in 0..200 {
+            insert(&results, "me", 1);
+        }
+        assert!(results.store.lock().order.len() <= 40);
+    }
+
+    #[tokio::test]
+    async fn entries_are_private() {
+        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let id = insert(&results, "me", 10);
+        assert!(results.take(id, &Principal::user("other")).is_none());
+        assert!(!results.renew(id, &Principal::user("other")));
+        assert!(matches!(results.take(id, &Principal::user("me")), Some(Taken::Rows { .. })));
+
+        let expire = || {
+            let mut store = results.store.lock();
+            store.entries.get_mut(&id).unwrap().expires = Instant::now() - Duration::from_millis(1);
+        };
+        assert!(results.renew(id, &Principal::user("me")));
+        assert!(results.store.lock().entries[&id].expires > Instant::now() + Duration::from_secs(50));
+        expire();
+        assert!(results.take(id, &Principal::user("me")).is_none(), "expired");
+        assert!(!results.renew(id, &Principal::user("me")), "too late");
+        results.expire();
+        assert_eq!(results.store.lock().entries.len(), 0);
+    }
+
+    #[test]
+    fn running_results_are_known_while_they_run() {
+        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let (one, two) = (Stop::new(), Stop::new());
+        let id = Uuid::new_v4();
+        let me = Principal::user("me");
+        let first = results.running(id, &me, &one);
+        let second = results.running(id, &me, &two);
+        drop(first);
+        assert_eq!(results.store.lock().running[&id].1.len(), 1);
+        drop(second);
+        assert!(results.store.lock().running.is_empty());
+    }
+}

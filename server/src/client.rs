@@ -1,0 +1,299 @@
+//! A Flight SQL connection for the client commands: `lattice sql`, `lattice load` and the online part of the others.
+//!
+//! Everything goes through the wire, as any other client's requests do; there is no private way in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption};
+use arrow_flight::{FlightInfo, HandshakeRequest};
+use futures::stream::{self, BoxStream, Stream};
+use futures::{StreamExt, TryStreamExt};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+/// How to reach a server; shared by all client commands.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConnectArgs {
+    /// Server address: host:port, or grpc://host:port, or grpc+tls://host:port
+    #[arg(long, short = 'H', env = "LATTICE_HOST", default_value = "127.0.0.1:50051")]
+    pub host: String,
+    /// User name
+    #[arg(long, short = 'U', env = "LATTICE_USER", default_value = "admin")]
+    pub user: String,
+    /// PEM file with the certificate authority to trust; switches TLS on
+    #[arg(long)]
+    pub tls_ca: Option<std::path::PathBuf>,
+}
+
+impl ConnectArgs {
+    fn password(&self) -> String {
+        ["LATTICE_PASSWORD", "LATTICE_ADMIN_PASSWORD"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+            .unwrap_or_default()
+    }
+
+    fn address(&self) -> (String, bool) {
+        let text = self.host.trim();
+        for (prefix, tls) in [
+            ("grpc+tls://", true),
+            ("grpc+tcp://", false),
+            ("grpc://", false),
+            ("flightsql+tls://", true),
+            ("flightsql://", self.tls_ca.is_some()),
+            ("https://", true),
+            ("http://", false),
+        ] {
+            if let Some(rest) = text.strip_prefix(prefix) {
+                return (rest.to_owned(), tls);
+            }
+        }
+        (text.to_owned(), self.tls_ca.is_some())
+    }
+}
+
+/// An error as the server told it, or a failure on the way.
+#[derive(Clone, Debug)]
+pub struct ClientError {
+    /// What happened: from a server it starts with the code and holds the place in the statement, detail and hint.
+    pub message: String,
+    /// The five-character code, when there is one.
+    pub sqlstate: Option<String>,
+}
+
+/// SQLSTATE of a broken connection, as PostgreSQL names it.
+const CONNECTION_FAILURE: &str = "08006";
+
+impl ClientError {
+    fn plain(message: impl Into<String>) -> Self {
+        Self { message: message.into(), sqlstate: None }
+    }
+
+    /// Whether the connection itself is gone.
+    pub fn is_disconnect(&self) -> bool {
+        self.sqlstate.as_deref() == Some(CONNECTION_FAILURE)
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<FlightError> for ClientError {
+    fn from(error: FlightError) -> Self {
+        match &error {
+            FlightError::Tonic(status) => Self::from(status.as_ref().clone()),
+            FlightError::ExternalError(inner) => match inner.downcast_ref::<FlightError>() {
+                Some(FlightError::Tonic(status)) => Self::from(status.as_ref().clone()),
+                _ => Self::plain(inner.to_string()),
+            },
+            _ => Self::plain(error.to_string()),
+        }
+    }
+}
+
+impl From<tonic::Status> for ClientError {
+    fn from(status: tonic::Status) -> Self {
+        match status.metadata().get("lattice-sqlstate").and_then(|code| code.to_str().ok()) {
+            Some(code) => Self { message: status.message().to_owned(), sqlstate: Some(code.to_owned()) },
+            None if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown => Self {
+                message: format!("the connection to the server is lost: {}", status.message()),
+                sqlstate: Some(CONNECTION_FAILURE.to_owned()),
+            },
+            None => Self::plain(status.message()),
+        }
+    }
+}
+
+/// What a statement gave back.
+pub enum Reply {
+    /// Rows, arriving.
+    Rows {
+        /// Their schema.
+        schema: SchemaRef,
+        /// Batches as the server sends them.
+        batches: BoxStream<'static, Result<RecordBatch, ClientError>>,
+    },
+    /// A statement without rows; the count of changed rows where there is one.
+    Done {
+        /// Changed rows.
+        affected: Option<u64>,
+    },
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Rows { schema, .. } => f.debug_struct("Rows").field("schema", schema).finish_non_exhaustive(),
+            Reply::Done { affected } => f.debug_struct("Done").field("affected", affected).finish(),
+        }
+    }
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Client {
+    inner: FlightSqlServiceClient<Channel>,
+    address: String,
+    tls: bool,
+}
+
+impl Client {
+    /// Connects and opens a session.
+    pub async fn connect(args: &ConnectArgs) -> Result<Client, ClientError> {
+        let (address, tls) = args.address();
+        let scheme = if tls { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+            .map_err(|_| ClientError::plain(format!("`{}` is not a server address; write host:port", args.host)))?
+            .connect_timeout(Duration::from_secs(10))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(16 << 20)
+            .initial_connection_window_size(64 << 20);
+        if tls {
+            let mut config = ClientTlsConfig::new();
+            if let Some(path) = &args.tls_ca {
+                let pem = std::fs::read(path)
+                    .map_err(|error| ClientError::plain(format!("cannot read {}: {error}", path.display())))?;
+                config = config.ca_certificate(Certificate::from_pem(pem));
+            }
+            endpoint = endpoint
+                .tls_config(config)
+                .map_err(|error| ClientError::plain(format!("TLS cannot be set up: {error}")))?;
+        }
+        let channel = endpoint.connect().await.map_err(|error| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(next) = cause.source() {
+                cause = next;
+            }
+            ClientError {
+                message: format!(
+                    "no server answers at {address}: {cause}\nHINT: start one with `lattice serve`, or name another address with --host"
+                ),
+                sqlstate: Some(CONNECTION_FAILURE.to_owned()),
+            }
+        })?;
+        let service = FlightServiceClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        let mut inner = FlightSqlServiceClient::new_from_inner(service);
+        let token = handshake(&mut inner, &args.user, &args.password()).await?;
+        if let Some(token) = token {
+            inner.set_token(token);
+        }
+        Ok(Client { inner, address, tls })
+    }
+
+    /// Where this client is connected, as a URI.
+    pub fn uri(&self) -> String {
+        format!("{}://{}", if self.tls { "grpc+tls" } else { "grpc" }, self.address)
+    }
+
+    /// Runs one statement.
+    pub async fn run(&mut self, sql: &str) -> Result<Reply, ClientError> {
+        let info = self.inner.execute(sql.to_owned(), None).await?;
+        self.reply(info).await
+    }
+
+    async fn reply(&mut self, info: FlightInfo) -> Result<Reply, ClientError> {
+        let schema = if info.schema.is_empty() {
+            Schema::empty()
+        } else {
+            info.clone()
+                .try_decode_schema()
+                .map_err(|error| ClientError::plain(format!("the server's schema cannot be read: {error}")))?
+        };
+        if schema.fields().is_empty() {
+            // A statement without rows has run already; its (empty) stream is read so that the ticket is spent.
+            for endpoint in &info.endpoint {
+                if let Some(ticket) = endpoint.ticket.clone() {
+                    let mut stream = self.inner.do_get(ticket).await?;
+                    while stream.try_next().await?.is_some() {}
+                }
+            }
+            return Ok(Reply::Done { affected: u64::try_from(info.total_records).ok() });
+        }
+        let mut streams: Vec<FlightRecordBatchStream> = Vec::new();
+        for endpoint in &info.endpoint {
+            if let Some(ticket) = endpoint.ticket.clone() {
+                streams.push(self.inner.do_get(ticket).await?);
+            }
+        }
+        let batches = stream::iter(streams).flatten().map_err(ClientError::from).boxed();
+        Ok(Reply::Rows { schema: Arc::new(schema), batches })
+    }
+
+    /// Runs a statement and collects its rows.
+    pub async fn rows(&mut self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>), ClientError> {
+        match self.run(sql).await? {
+            Reply::Rows { schema, batches } => Ok((schema, batches.try_collect().await?)),
+            Reply::Done { .. } => Ok((Arc::new(Schema::empty()), Vec::new())),
+        }
+    }
+
+    /// Appends a stream of batches to a table; `create` makes the table from the batches' schema when it is missing.
+    pub async fn ingest<S>(
+        &mut self,
+        schema: Option<String>,
+        table: String,
+        create: bool,
+        batches: S,
+    ) -> Result<u64, ClientError>
+    where
+        S: Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static,
+    {
+        let missing = if create { TableNotExistOption::Create } else { TableNotExistOption::Fail };
+        let command = CommandStatementIngest {
+            table_definition_options: Some(TableDefinitionOptions {
+                if_not_exist: missing.into(),
+                if_exists: TableExistsOption::Append.into(),
+            }),
+            table,
+            schema,
+            catalog: None,
+            temporary: false,
+            transaction_id: None,
+            options: Default::default(),
+        };
+        let count = self.inner.execute_ingest(command, batches).await?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+}
+
+/// Basic credentials in, bearer token out.
+async fn handshake(
+    client: &mut FlightSqlServiceClient<Channel>,
+    user: &str,
+    password: &str,
+) -> Result<Option<String>, ClientError> {
+    use base64::Engine as _;
+    let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let message = HandshakeRequest { protocol_version: 0, payload: Default::default() };
+    let mut request = tonic::Request::new(stream::iter(vec![message]));
+    let value = format!("Basic {credentials}")
+        .parse()
+        .map_err(|_| ClientError::plain("the user name or password cannot be sent"))?;
+    request.metadata_mut().insert("authorization", value);
+    let response = client.inner_mut().handshake(request).await?;
+    let token = response
+        .metadata()
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(str::to_owned);
+    let mut replies = response.into_inner();
+    while replies.try_next().await?.is_some() {}
+    Ok(token)
+}

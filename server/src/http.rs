@@ -1,0 +1,238 @@
+//! The HTTP side: `/health`, `/ready`, `/metrics` and a status page.
+//!
+//! It starts before recovery, so that a supervisor can tell a server that replays its log from one that is gone.
+//! When a password is set, the status page and the metrics ask for it; health and readiness never do.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::RwLock;
+use sql::Engine;
+use storage::Store;
+
+use crate::metrics::{self, Process, Sources};
+
+/// Where the server is in its life.
+#[derive(Clone)]
+pub enum Phase {
+    /// Reading the checkpoint and replaying the log.
+    Starting,
+    /// Answering.
+    Serving(Engine, Store),
+    /// Finishing what runs; new work is refused.
+    Draining(Engine, Store),
+}
+
+/// Shared by the handlers.
+#[derive(Clone)]
+pub struct Status {
+    phase: Arc<RwLock<Phase>>,
+    check: Arc<dyn Fn(&str, &str) -> bool + Send + Sync>,
+    started: Instant,
+    started_at: SystemTime,
+    about: Arc<Vec<(&'static str, String)>>,
+}
+
+impl std::fmt::Debug for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Status").field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
+impl Status {
+    /// `about` is shown on the status page; `check` says whether a user name and password open it.
+    pub fn new(
+        about: Vec<(&'static str, String)>,
+        check: impl Fn(&str, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            phase: Arc::new(RwLock::new(Phase::Starting)),
+            check: Arc::new(check),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            about: Arc::new(about),
+        }
+    }
+
+    /// Moves on.
+    pub fn set(&self, phase: Phase) {
+        *self.phase.write() = phase;
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase.read().clone()
+    }
+
+    fn allowed(&self, headers: &HeaderMap) -> bool {
+        use base64::Engine as _;
+        let (user, password) = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "))
+            .and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok())
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .and_then(|text| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned())))
+            .unwrap_or_default();
+        (self.check)(&user, &password)
+    }
+}
+
+/// The routes.
+pub fn router(status: Status) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(scrape))
+        .with_state(status)
+}
+
+async fn ready(State(status): State<Status>) -> Response {
+    match status.phase() {
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
+        Phase::Serving(..) => "ready\n".into_response(),
+        Phase::Draining(..) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+fn ask() -> Response {
+    let headers = [(header::WWW_AUTHENTICATE, "Basic realm=\"LatticeDB\"")];
+    (StatusCode::UNAUTHORIZED, headers, "user name and password needed\n").into_response()
+}
+
+async fn scrape(State(status): State<Status>, headers: HeaderMap) -> Response {
+    if !status.allowed(&headers) {
+        return ask();
+    }
+    let (Phase::Serving(engine, store) | Phase::Draining(engine, store)) = status.phase() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
+    };
+    let sources = Sources {
+        engine: engine.metrics(),
+        store: store.stats(),
+        started_at: status.started_at,
+        process: Process::read(),
+    };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&sources)).into_response()
+}
+
+async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
+    if !status.allowed(&headers) {
+        return ask();
+    }
+    let (word, sources) = match status.phase() {
+        Phase::Starting => ("starting", None),
+        Phase::Serving(engine, store) => ("ready", Some((engine, store))),
+        Phase::Draining(engine, store) => ("stopping", Some((engine, store))),
+    };
+    let mut body = String::new();
+    section(&mut body, "Server", {
+        let mut rows = vec![
+            ("state", word.to_owned()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("up", format!("{} s", status.started.elapsed().as_secs())),
+        ];
+        rows.extend(status.about.iter().cloned());
+        rows
+    });
+    if let Some((engine, store)) = sources {
+        let (counts, stats) = (engine.metrics(), store.stats());
+        section(&mut body, "Work", vec![
+            ("sessions", counts.sessions.to_string()),
+            ("statements", format!("{} ({} failed, {} cancelled)", counts.statements, counts.failed, counts.cancelled)),
+            ("rows", format!("{} sent, {} written", counts.rows_sent, counts.rows_written)),
+            ("transactions", format!("{} committed, {} rolled back, {} conflicts", counts.commits, counts.rollbacks, stats.conflicts)),
+            ("query memory", bytes(counts.memory_used)),
+        ]);
+        section(&mut body, "Storage", vec![
+            ("row tier", format!("{} of {}", bytes(stats.row_tier_bytes as u64), bytes(stats.row_tier_limit_bytes as u64))),
+            ("log", format!("{}, {} syncs", bytes(stats.log_bytes), stats.fsyncs)),
+            ("flushes", stats.flushes.to_string()),
+            ("rows scanned", format!("{} in rows, {} in columns", stats.rows_scanned_row_tier, stats.rows_scanned_columns)),
+        ]);
+        let running = engine.queries();
+        body.push_str("<h2>Running statements</h2>");
+        if running.is_empty() {
+            body.push_str("<p>none</p>");
+        } else {
+            body.push_str("<table><tr><th>id<th>user<th>state<th>seconds<th>rows<th>statement</tr>");
+            for query in running {
+                let seconds = query.started_at.elapsed().map(|elapsed| elapsed.as_secs_f64()).unwrap_or_default();
+                let text: String = query.sql.chars().take(200).collect();
+                let _infallible = write!(
+                    body,
+                    "<tr><td>{}<td>{}<td>{}<td>{seconds:.1}<td>{}<td><code>{}</code></tr>",
+                    query.id,
+                    escape(&query.principal),
+                    escape(query.state),
+                    query.rows,
+                    escape(&text)
+                );
+            }
+            body.push_str("</table>");
+        }
+    }
+    let html = format!(
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta http-equiv=refresh content=5>\
+         <meta name=viewport content=\"width=device-width\"><title>LatticeDB</title><style>\
+         body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}}\
+         h1{{font-size:1.5rem;margin:0 0 1rem}}h2{{font-size:1rem;margin:1.5rem 0 .3rem;color:#50607a}}\
+         table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #e4e8ef;vertical-align:top}}\
+         td:first-child{{width:10rem;color:#50607a}}code{{font-size:.9em}}\
+         @media(prefers-color-scheme:dark){{body{{background:#14181f;color:#e4e8ef}}td,th{{border-color:#2a3240}}td:first-child,h2{{color:#93a1b8}}a{{color:#8ab4ff}}}}\
+         </style></head><body><h1>LatticeDB</h1>{body}<p><a href=/metrics>metrics</a> · <a href=/health>health</a> · <a href=/ready>ready</a></p></body></html>"
+    );
+    Html(html).into_response()
+}
+
+fn section(body: &mut String, title: &str, rows: Vec<(&'static str, String)>) {
+    let _infallible = write!(body, "<h2>{title}</h2><table>");
+    for (name, value) in rows {
+        let _infallible = write!(body, "<tr><td>{name}<td>{}</tr>", escape(&value));
+    }
+    body.push_str("</table>");
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shown to people")]
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_cannot_become_markup() {
+        assert_eq!(escape("<b>&\"x\""), "&lt;b&gt;&amp;&quot;x&quot;");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(3 << 20), "3.0 MiB");
+    }
+
+    #[test]
+    fn the_page_asks_for_credentials_when_they_are_set() {
+        use base64::Engine as _;
+        let status = Status::new(Vec::new(), |user, password| user == "admin" && password == "a:b");
+        let mut headers = HeaderMap::new();
+        assert!(!status.allowed(&headers));
+        let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("admin:a:b"));
+        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+        assert!(status.allowed(&headers));
+    }
+}

@@ -1,0 +1,325 @@
+//! Changing rows.
+//!
+//! Every statement is planned as a SELECT: of the new rows (INSERT), or of keys, locators, old values and new values (UPDATE,
+//! DELETE, MERGE). Its batches feed the [`TableWriter`], which checks constraints and writes rows, index entries and the
+//! consequences of foreign keys into one transaction. DataFusion never writes.
+//!
+//! # Invariants
+//! - DML-1 a row and its index entries change together. Test: `an_index_follows_its_table`.
+//! - DML-2 a statement does not see its own writes: its SELECT reads a view pinned before the first write.
+//! - DML-3 foreign keys hold whenever a statement has ended. Test: `foreign_keys_hold`.
+
+mod conflict;
+mod constraints;
+pub(crate) mod delete;
+mod foreign_keys;
+pub(crate) mod insert;
+mod literals;
+pub(crate) mod merge;
+pub(crate) mod update;
+mod writer;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::datatypes::{FieldRef, SchemaRef};
+use base::{FileId, SqlState};
+use datafusion::datasource::MemTable;
+use futures::StreamExt;
+use sqlparser::ast;
+use storage::Locator;
+
+use crate::catalog::TableEntry;
+use crate::door::BatchStream;
+use crate::parse::statement as st;
+use crate::plan::{Binder, ClientForm, Overrides, Scope, authorize, client_schema, fold, identifier, select, table_factor};
+use crate::session::{Produced, learn};
+use crate::transaction::Txn;
+use crate::{Error, Result};
+
+pub(crate) use constraints::show_key;
+pub(crate) use writer::{TableWriter, index_entries};
+
+/// What a writing statement did.
+pub(crate) struct Written {
+    pub(crate) tag: &'static str,
+    pub(crate) rows: u64,
+    /// For RETURNING.
+    pub(crate) returned: Option<(SchemaRef, Vec<RecordBatch>)>,
+}
+
+impl Written {
+    pub(crate) fn nothing(tag: &'static str) -> Self {
+        Self { tag, rows: 0, returned: None }
+    }
+
+    /// Adds another execution of the same statement.
+    pub(crate) fn add(&mut self, other: Written) {
+        self.rows += other.rows;
+        match (&mut self.returned, other.returned) {
+            (Some((_, batches)), Some((_, more))) => batches.extend(more),
+            (slot @ None, more) => *slot = more,
+            (Some(_), None) => {}
+        }
+    }
+}
+
+/// The table a statement changes, and the name it goes by in the statement.
+pub(super) struct Target {
+    pub(super) table: Arc<TableEntry>,
+    pub(super) name: ast::ObjectName,
+    pub(super) alias: ast::Ident,
+}
+
+impl Target {
+    pub(super) fn of_factor(scope: &Scope, factor: &ast::TableFactor) -> Result<Self> {
+        match factor {
+            ast::TableFactor::Table { name, alias, version: None, args: None, .. } => {
+                Self::named(scope, name, alias.as_ref().map(|alias| alias.name.clone()))
+            }
+            ast::TableFactor::Table { version: Some(version), .. } => Err(Error::unsupported(format!("changing the past ({version})"))),
+            other => Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("{other} cannot be changed"))),
+        }
+    }
+
+    pub(super) fn named(scope: &Scope, name: &ast::ObjectName, alias: Option<ast::Ident>) -> Result<Self> {
+        let table = scope.table(name)?;
+        let alias = alias.map_or_else(|| identifier(&table.def.name), |alias| identifier(&fold(&alias)));
+        Ok(Self { table, name: name.clone(), alias })
+    }
+
+    pub(super) fn factor(&self) -> ast::TableFactor {
+        table_factor(self.name.clone(), Some(self.alias.clone()))
+    }
+
+    pub(super) fn from(&self) -> ast::TableWithJoins {
+        ast::TableWithJoins { relation: self.factor(), joins: Vec::new() }
+    }
+
+    /// Select items for the stored columns at `positions`, then the locator.
+    pub(super) fn row_items(&self, positions: &[usize]) -> Vec<ast::SelectItem> {
+        let mut items: Vec<_> = positions
+            .iter()
+            .map(|&at| crate::plan::item(crate::plan::qualified(&self.alias, &self.table.def.columns[at].name), &format!("o{at}")))
+            .collect();
+        items.push(crate::plan::item(crate::plan::qualified(&self.alias, "_file"), "f"));
+        items.push(crate::plan::item(crate::plan::qualified(&self.alias, "_offset"), "x"));
+        items
+    }
+
+    /// Storage positions of every column that has values.
+    pub(super) fn all_positions(&self) -> Vec<usize> {
+        (0..self.table.def.columns.len()).filter(|&at| !self.table.def.columns[at].dropped).collect()
+    }
+}
+
+/// Reads the locator columns that follow `at` others.
+pub(super) fn locators(batch: &RecordBatch, at: usize) -> Result<Vec<Locator>> {
+    let wrong = || Error::internal("a locator column has the wrong type");
+    let files = batch.column(at).as_any().downcast_ref::<UInt64Array>().ok_or_else(wrong)?;
+    let offsets = batch.column(at + 1).as_any().downcast_ref::<UInt32Array>().ok_or_else(wrong)?;
+    Ok((0..batch.num_rows()).map(|row| Locator { file: FileId(files.value(row)), offset: offsets.value(row) }).collect())
+}
+
+/// Plans a query built by a statement, with system columns exposed.
+pub(crate) async fn plan(scope: &Scope, mut query: ast::Query, overrides: Overrides) -> Result<datafusion::logical_expr::LogicalPlan> {
+    let binder = Binder::for_query(scope, &mut query, overrides, true).await?;
+    binder.query(query)
+}
+
+/// Runs a plan.
+pub(super) async fn run_plan(scope: &Scope, plan: datafusion::logical_expr::LogicalPlan) -> Result<BatchStream> {
+    let (_, stream) = authorize(plan, &scope.session.principal)?.stream(&scope.state).await?;
+    Ok(stream)
+}
+
+/// Runs a query built by a statement, with system columns exposed.
+pub(crate) async fn run_query(scope: &Scope, query: ast::Query) -> Result<BatchStream> {
+    let plan = plan(scope, query, Overrides::default()).await?;
+    run_plan(scope, plan).await
+}
+
+/// RETURNING: a SELECT over the rows that were written, under the target's name.
+pub(super) struct Returning<'a> {
+    pub(super) items: &'a [ast::SelectItem],
+    pub(super) target: &'a Target,
+}
+
+impl Returning<'_> {
+    pub(super) fn wanted(&self) -> bool {
+        !self.items.is_empty()
+    }
+
+    fn query(&self) -> ast::Query {
+        let name = ast::ObjectName::from(vec![self.target.alias.clone()]);
+        let from = ast::TableWithJoins { relation: table_factor(name, None), joins: Vec::new() };
+        select(None, self.items.to_vec(), vec![from], None)
+    }
+
+    fn overrides(&self, rows: Vec<RecordBatch>) -> Result<Overrides> {
+        let table = MemTable::try_new(self.target.table.arrow.clone(), vec![rows])?;
+        Ok(Overrides::from([(self.target.alias.value.clone(), Arc::new(table) as Arc<_>)]))
+    }
+
+    /// The schema, and parameter types into `known`.
+    pub(super) async fn types(&self, scope: &Scope, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+        if !self.wanted() {
+            return Ok(None);
+        }
+        let mut query = self.query();
+        let binder = Binder::for_query(scope, &mut query, self.overrides(Vec::new())?, false).await?;
+        let plan = binder.query(query)?;
+        learn(&plan, known)?;
+        let plan = scope.state.analyzer().execute_and_check(plan, scope.state.config_options(), |_, _| {})?;
+        Ok(Some(client_schema(plan.schema().as_arrow())))
+    }
+
+    /// The rows; they hold the visible columns in order.
+    pub(super) async fn rows(&self, scope: &Scope, rows: Vec<RecordBatch>) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
+        if !self.wanted() {
+            return Ok(None);
+        }
+        let mut query = self.query();
+        let binder = Binder::for_query(scope, &mut query, self.overrides(rows)?, false).await?;
+        let plan = authorize(binder.query(query)?, &scope.session.principal)?;
+        let (physical, mut stream) = plan.stream(&scope.state).await?;
+        let form = ClientForm::of(&physical.schema());
+        let mut batches = Vec::new();
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            if batch.num_rows() > 0 {
+                batches.push(form.batch(&batch)?);
+            }
+        }
+        Ok(Some((form.schema().clone(), batches)))
+    }
+}
+
+/// The visible columns of stored rows, for RETURNING.
+pub(super) fn visible(table: &TableEntry, stored: &RecordBatch) -> Result<RecordBatch> {
+    let columns = table.visible.iter().map(|&at| stored.column(at).clone()).collect();
+    Ok(RecordBatch::try_new(table.arrow.clone(), columns)?)
+}
+
+/// Notes the type of a parameter that stands alone where a column's value is expected.
+pub(super) fn hint(known: &mut [Option<FieldRef>], expr: &ast::Expr, field: &FieldRef) {
+    let mut expr = expr;
+    while let ast::Expr::Nested(inner) = expr {
+        expr = inner;
+    }
+    if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Placeholder(name), .. }) = expr {
+        let at = name.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1));
+        if let Some(slot) = at.and_then(|at| known.get_mut(at)) {
+            slot.get_or_insert_with(|| field.clone());
+        }
+    }
+}
+
+/// A column's default as an expression: its DEFAULT, its sequence, or NULL.
+pub(super) fn default_of(column: &crate::catalog::Column) -> Result<ast::Expr> {
+    if let Some(identity) = &column.identity {
+        return crate::plan::parse_expr(&format!("{}({})", crate::plan::NEXT_IDENTITY, identity.sequence));
+    }
+    match &column.default {
+        Some(text) => crate::plan::parse_expr(text),
+        None => crate::plan::parse_expr("NULL"),
+    }
+}
+
+/// The syntax tree of a column's type.
+pub(super) fn type_of(sql_type: &str) -> Result<ast::DataType> {
+    match crate::plan::parse_expr(&format!("CAST(NULL AS {sql_type})"))? {
+        ast::Expr::Cast { data_type, .. } => Ok(data_type),
+        _ => Err(Error::internal(format!("type {sql_type} does not read back"))),
+    }
+}
+
+/// `CAST(expr AS type)`.
+pub(super) fn cast(expr: ast::Expr, data_type: ast::DataType) -> Result<ast::Expr> {
+    match crate::plan::parse_expr("CAST(NULL AS integer)")? {
+        ast::Expr::Cast { kind, array, format, .. } => Ok(ast::Expr::Cast { kind, array, expr: Box::new(expr), data_type, format }),
+        _ => Err(Error::internal("CAST does not parse")),
+    }
+}
+
+/// Finds a column to assign to.
+pub(super) fn assignable(table: &TableEntry, name: &ast::Ident) -> Result<usize> {
+    let name = fold(name);
+    table.def.position(&name).ok_or_else(|| {
+        crate::error::undefined_column(&name, table.def.live().map(|(_, column)| column.name.as_str()))
+            .context(format!("relation \"{}\"", table.def.name))
+    })
+}
+
+/// The columns that assignments set, checked: position and value, DEFAULT written out.
+pub(super) fn assignments(table: &TableEntry, list: &[st::Assignment]) -> Result<Vec<(usize, ast::Expr)>> {
+    let mut set: Vec<(usize, ast::Expr)> = Vec::with_capacity(list.len());
+    for assignment in list {
+        let at = assignable(table, &assignment.column)?;
+        let column = &table.def.columns[at];
+        if set.iter().any(|(known, _)| *known == at) {
+            return Err(Error::syntax(format!("multiple assignments to same column \"{}\"", column.name)));
+        }
+        let is_default = crate::parse::is_default(&assignment.value);
+        if !is_default && (column.generated.is_some() || column.identity.as_ref().is_some_and(|identity| identity.always)) {
+            return Err(Error::state(
+                SqlState([b'4', b'2', b'8', b'C', b'9']),
+                format!("column \"{}\" can only be updated to DEFAULT", column.name),
+            ));
+        }
+        if column.generated.is_some() {
+            continue;
+        }
+        let value = if is_default { default_of(column)? } else { assignment.value.clone() };
+        set.push((at, value));
+    }
+    Ok(set)
+}
+
+/// `TRUNCATE`.
+pub(crate) async fn truncate(scope: &Scope, truncate: &st::Truncate) -> Result<Produced> {
+    let txn = scope.writing()?;
+    let mut tables: Vec<Arc<TableEntry>> = Vec::new();
+    for name in &truncate.tables {
+        match scope.table(name) {
+            Ok(table) => tables.push(table),
+            Err(error) if truncate.if_exists && error.sqlstate == SqlState::UNDEFINED_TABLE => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut at = 0;
+    while at < tables.len() {
+        let table = tables[at].clone();
+        for (child, _) in &table.referenced_by {
+            if tables.iter().any(|table| table.def.id == *child) {
+                continue;
+            }
+            let child = scope.catalog.table_by_id(*child)?.clone();
+            if !truncate.cascade {
+                return Err(Error::unsupported("truncating a table referenced in a foreign key constraint")
+                    .with_detail(format!("Table \"{}\" references \"{}\".", child.def.name, table.def.name))
+                    .with_hint("truncate it at the same time, or use TRUNCATE … CASCADE"));
+            }
+            tables.push(child);
+        }
+        at += 1;
+    }
+    for table in &tables {
+        truncate_table(txn, table).await?;
+        if truncate.restart_identity {
+            for sequence in scope.catalog.owned_sequences(table.def.id) {
+                crate::ddl::sequence::restart(scope, &sequence, sequence.start).await?;
+            }
+        }
+    }
+    Ok(Produced::Tag("TRUNCATE TABLE".to_owned()))
+}
+
+/// Empties a table and its indexes.
+pub(crate) async fn truncate_table(txn: &Txn, table: &TableEntry) -> Result<()> {
+    txn.storage.truncate(&table.stored).await.map_err(Error::classified)?;
+    for index in &table.indexes {
+        txn.storage.truncate(&index.stored).await.map_err(Error::classified)?;
+    }
+    Ok(())
+}

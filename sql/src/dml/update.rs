@@ -1,0 +1,106 @@
+//! UPDATE.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::logical_expr::{Cast, Expr, LogicalPlan, LogicalPlanBuilder};
+use futures::StreamExt;
+
+use super::foreign_keys::spread;
+use super::insert::keep;
+use super::writer::{Met, pick};
+use super::{Returning, TableWriter, Target, Written, assignments, hint, locators, plan, run_plan};
+use crate::Result;
+use crate::parse::statement as st;
+use crate::plan::{Overrides, Scope, item, select};
+use crate::session::learn;
+
+/// The statement as a SELECT: old columns, locator, new values.
+async fn select_rows(scope: &Scope, update: &st::Update, target: &Target, known: &mut [Option<FieldRef>]) -> Result<(LogicalPlan, Vec<usize>)> {
+    let table = &target.table;
+    let set = assignments(table, &update.assignments)?;
+    let positions = target.all_positions();
+    let mut items = target.row_items(&positions);
+    for (at, value) in &set {
+        hint(known, value, &table.types[*at].field_ref(&table.def.columns[*at].name));
+        items.push(item(value.clone(), &format!("n{at}")));
+    }
+    let mut from = vec![target.from()];
+    from.extend(update.from.iter().cloned());
+    let query = select(update.with.clone(), items, from, update.selection.clone());
+    let scope = if scope.params.is_none() && !known.is_empty() {
+        Scope { param_types: std::sync::Arc::new(known.to_vec()), ..scope.clone() }
+    } else {
+        scope.clone()
+    };
+    let plan = plan(&scope, query, Overrides::default()).await?;
+    learn(&plan, known)?;
+    // New values take their columns' types.
+    let first_new = positions.len() + 2;
+    let exprs: Vec<Expr> = plan
+        .schema()
+        .columns()
+        .into_iter()
+        .enumerate()
+        .map(|(place, column)| match place.checked_sub(first_new).and_then(|number| set.get(number)) {
+            Some((at, _)) => {
+                let name = column.name.clone();
+                Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), table.types[*at].field_ref(&name))).alias(name)
+            }
+            None => Expr::Column(column),
+        })
+        .collect();
+    let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
+    Ok((plan, set.into_iter().map(|(at, _)| at).collect()))
+}
+
+/// Parameter types, and the schema of RETURNING.
+pub(crate) async fn types(scope: &Scope, update: &st::Update, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+    let target = Target::of_factor(scope, &update.table)?;
+    select_rows(scope, update, &target, known).await?;
+    Returning { items: &update.returning, target: &target }.types(scope, known).await
+}
+
+/// Runs it.
+pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
+    scope.writing()?;
+    let target = Target::of_factor(scope, &update.table)?;
+    let (plan, set) = select_rows(scope, update, &target, &mut []).await?;
+    let mut stream = run_plan(scope, plan).await?;
+    let mut writer = TableWriter::new(scope, &target.table, true).await?;
+    let returning = Returning { items: &update.returning, target: &target };
+    let positions = target.all_positions();
+    let joined = !update.from.is_empty();
+    let mut met = Met::default();
+    let mut count = 0;
+    let mut returned: Vec<RecordBatch> = Vec::new();
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let mut old = spread(&target.table, &positions, &batch);
+        let mut at = locators(&batch, positions.len())?;
+        let mut values: Vec<ArrayRef> = (0..set.len()).map(|number| batch.column(positions.len() + 2 + number).clone()).collect();
+        if joined {
+            // A row that joins several others is changed once.
+            let fresh = met.fresh(&writer.keys(&old)?);
+            if fresh.len() < at.len() {
+                old = pick(&old, &fresh)?;
+                values = pick(&values, &fresh)?;
+                at = fresh.iter().map(|&row| at[row]).collect();
+            }
+        }
+        if at.is_empty() {
+            continue;
+        }
+        let mut new = old.clone();
+        for (&position, value) in set.iter().zip(values) {
+            new[position] = value;
+        }
+        let new = writer.update(&old, new, &at, &set).await?;
+        count += at.len() as u64;
+        keep(&returning, &target.table, &new, &mut returned)?;
+    }
+    writer.finish().await?;
+    Ok(Written { tag: "UPDATE", rows: count, returned: returning.rows(scope, returned).await? })
+}

@@ -1,0 +1,470 @@
+//! Trees to trees: PostgreSQL forms that DataFusion does not plan, or plans with another meaning, become forms that it plans right.
+//!
+//! | written | becomes | because DataFusion |
+//! |---|---|---|
+//! | `FETCH FIRST n ROWS ONLY` | `LIMIT n` | refuses it |
+//! | `t AT TIME ZONE z` | `timezone(z, t)` | makes it a cast, which keeps the instant |
+//! | `ARRAY(query)` | `(SELECT array_agg(…) FROM (query))` | ignores the query |
+//! | `(a, b) = (c, d)`, `<`, `IN` | the comparisons column by column | compares structs |
+//! | `pg_catalog.f(x)`, `OPERATOR(pg_catalog.+)` | `f(x)`, `+` | looks the qualified name up |
+//! | `e COLLATE "C"` | `e` | refuses it |
+//! | `SELECT generate_series(…)`, and other functions that return sets | `SELECT unnest(generate_series(…))` | has scalar functions that return lists |
+//! | `FROM f(…) AS a` of one column | `FROM f(…) AS a(a)` | names the column `value` |
+//! | `FROM f(…) WITH ORDINALITY` | a subquery with `row_number()` | refuses it |
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{self as sql, Expr, Ident, ObjectName, Query, SetExpr, TableFactor, VisitMut, VisitorMut};
+
+use super::dialect::call;
+use super::fold;
+use crate::error::{Error, Result};
+
+/// Rewrites a tree in place.
+pub(crate) fn rewrite<T: VisitMut>(tree: &mut T) -> Result<()> {
+    match tree.visit(&mut Rewriter) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+/// Functions that return sets in PostgreSQL, with the scalar function of ours that returns the same values as one list.
+pub(crate) const SET_FUNCTIONS: [(&str, &str); 9] = [
+    ("generate_series", "generate_series"),
+    ("regexp_split_to_table", "regexp_split_to_array"),
+    ("string_to_table", "string_to_array"),
+    ("regexp_matches", "regexp_matches"),
+    ("json_array_elements", "json_array_elements"),
+    ("jsonb_array_elements", "json_array_elements"),
+    ("json_array_elements_text", "json_array_elements_text"),
+    ("jsonb_array_elements_text", "json_array_elements_text"),
+    ("json_object_keys", "json_object_keys"),
+];
+
+/// The list function behind a function that returns sets.
+fn list_function(name: &str) -> Option<&'static str> {
+    if name == "jsonb_object_keys" {
+        return Some("json_object_keys");
+    }
+    SET_FUNCTIONS.iter().find(|(set, _)| *set == name).map(|(_, list)| *list)
+}
+
+/// Collations whose order is the order of bytes.
+pub(crate) fn is_byte_order(collation: &ObjectName) -> bool {
+    let name = collation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.to_lowercase());
+    matches!(name.as_deref(), Some("c" | "posix" | "default" | "ucs_basic" | "c.utf-8" | "c.utf8"))
+}
+
+/// A query without rows or columns, to leave behind when one is moved out.
+pub(crate) fn empty_query() -> Query {
+    Query {
+        with: None,
+        body: Box::new(SetExpr::Values(sql::Values { explicit_row: false, value_keyword: false, rows: Vec::new() })),
+        order_by: None,
+        limit_clause: None,
+        fetch: None,
+        locks: Vec::new(),
+        for_clause: None,
+        settings: None,
+        format_clause: None,
+        pipe_operators: Vec::new(),
+    }
+}
+
+struct Rewriter;
+
+type Flow = ControlFlow<Box<Error>>;
+
+impl VisitorMut for Rewriter {
+    type Break = Box<Error>;
+
+    fn post_visit_query(&mut self, query: &mut Query) -> Flow {
+        fetch_to_limit(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, select: &mut sql::Select) -> Flow {
+        for item in &mut select.projection {
+            if let sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, alias: _ } = item
+                && let Some((name, unnested)) = unnest_call(expr)
+            {
+                match item {
+                    sql::SelectItem::ExprWithAlias { expr, alias: _ } => *expr = unnested,
+                    // The column keeps the function's name.
+                    _ => *item = sql::SelectItem::ExprWithAlias { expr: unnested, alias: Ident::new(name) },
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
+        table_function(factor);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> Flow {
+        match rewrite_expr(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(Box::new(error)),
+        }
+    }
+}
+
+/// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+fn fetch_to_limit(query: &mut Query) {
+    let Some(sql::Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
+    let limit = quantity.clone().unwrap_or_else(|| number(1));
+    match &mut query.limit_clause {
+        None => query.limit_clause = Some(sql::LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by: Vec::new() }),
+        Some(sql::LimitClause::LimitOffset { limit: slot @ None, offset: _, limit_by: _ }) => *slot = Some(limit),
+        // LIMIT and FETCH together: the strict pass refuses it.
+        Some(_) => return,
+    }
+    query.fetch = None;
+}
+
+fn number(value: u64) -> Expr {
+    Expr::value(sql::Value::Number(value.to_string(), false))
+}
+
+/// The name of a function without `pg_catalog`, folded, if it is a plain name.
+fn function_name(name: &ObjectName) -> Option<String> {
+    match name.0.as_slice() {
+        [part] => part.as_ident().map(fold),
+        _ => None,
+    }
+}
+
+/// `generate_series(…)` as `unnest(generate_series(…))`, with its name.
+fn unnest_call(expr: &Expr) -> Option<(String, Expr)> {
+    let Expr::Function(function) = expr else { return None };
+    if function.over.is_some() {
+        return None;
+    }
+    let name = function_name(&function.name)?;
+    let list = list_function(&name)?;
+    let mut inner = function.clone();
+    inner.name = ObjectName::from(vec![Ident::new(list)]);
+    Some((name, call("unnest", vec![Expr::Function(inner)])))
+}
+
+fn rewrite_expr(expr: &mut Expr) -> Result<()> {
+    match expr {
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            let (timestamp, zone) = (take(timestamp), take(time_zone));
+            *expr = call("timezone", vec![zone, timestamp]);
+        }
+        Expr::Collate { expr: inner, collation } if is_byte_order(collation) => *expr = take(inner),
+        Expr::Function(function) => {
+            strip_catalog(&mut function.name);
+            if let sql::FunctionArguments::Subquery(query) = &mut function.args
+                && function_name(&function.name).as_deref() == Some("array")
+            {
+                let query = std::mem::replace(&mut **query, empty_query());
+                *expr = array_of_query(query);
+            }
+        }
+        Expr::BinaryOp { left, op, right } => {
+            plain_operator(op);
+            if let (Expr::Tuple(left), Expr::Tuple(right)) = (&**left, &**right)
+                && let Some(compared) = compare_rows(left, op, right)?
+            {
+                *expr = compared;
+            }
+        }
+        Expr::InList { expr: needle, list, negated } => {
+            if let Expr::Tuple(needle) = &**needle
+                && list.iter().all(|item| matches!(item, Expr::Tuple(_)))
+            {
+                let mut any: Option<Expr> = None;
+                for item in list.iter() {
+                    let Expr::Tuple(item) = item else { continue };
+                    if let Some(equal) = compare_rows(needle, &sql::BinaryOperator::Eq, item)? {
+                        any = Some(match any {
+                            None => equal,
+                            Some(before) => binary(before, sql::BinaryOperator::Or, equal),
+                        });
+                    }
+                }
+                if let Some(any) = any {
+                    let any = Expr::Nested(Box::new(any));
+                    *expr = if *negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(any) } } else { any };
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn take(expr: &mut Box<Expr>) -> Expr {
+    std::mem::replace(&mut **expr, Expr::value(sql::Value::Null))
+}
+
+/// `pg_catalog.name` is `name`.
+fn strip_catalog(name: &mut ObjectName) {
+    if let [schema, _] = name.0.as_slice()
+        && schema.as_ident().is_some_and(|schema| fold(schema) == "pg_catalog")
+    {
+        name.0.remove(0);
+    }
+}
+
+/// `OPERATOR(pg_catalog.~)` is `~`.
+fn plain_operator(op: &mut sql::BinaryOperator) {
+    use sql::BinaryOperator as Op;
+    let sql::BinaryOperator::PGCustomBinaryOperator(parts) = op else { return };
+    let text = match parts.as_slice() {
+        [text] => text.as_str(),
+        [schema, text] if schema.eq_ignore_ascii_case("pg_catalog") => text.as_str(),
+        _ => return,
+    };
+    *op = match text {
+        "=" => Op::Eq,
+        "<>" => Op::NotEq,
+        "<" => Op::Lt,
+        ">" => Op::Gt,
+        "<=" => Op::LtEq,
+        ">=" => Op::GtEq,
+        "+" => Op::Plus,
+        "-" => Op::Minus,
+        "*" => Op::Multiply,
+        "/" => Op::Divide,
+        "%" => Op::Modulo,
+        "||" => Op::StringConcat,
+        "~" => Op::PGRegexMatch,
+        "~*" => Op::PGRegexIMatch,
+        "!~" => Op::PGRegexNotMatch,
+        "!~*" => Op::PGRegexNotIMatch,
+        "~~" => Op::PGLikeMatch,
+        "~~*" => Op::PGILikeMatch,
+        "!~~" => Op::PGNotLikeMatch,
+        "!~~*" => Op::PGNotILikeMatch,
+        _ => return,
+    };
+}
+
+fn binary(left: Expr, op: sql::BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
+}
+
+/// A comparison of two rows, column by column.
+fn compare_rows(left: &[Expr], op: &sql::BinaryOperator, right: &[Expr]) -> Result<Option<Expr>> {
+    use sql::BinaryOperator as Op;
+    if !matches!(op, Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq) {
+        return Ok(None);
+    }
+    if left.len() != right.len() {
+        return Err(Error::syntax(format!(
+            "syntax error: rows of {} and {} columns are compared",
+            left.len(),
+            right.len()
+        )));
+    }
+    let pairs: Vec<(&Expr, &Expr)> = left.iter().zip(right).collect();
+    let Some((last, front)) = pairs.split_last() else { return Ok(None) };
+    let compared = match op {
+        Op::Eq | Op::NotEq => {
+            let join = if matches!(op, Op::Eq) { Op::And } else { Op::Or };
+            let mut all = None;
+            for (left, right) in &pairs {
+                let one = binary((*left).clone(), op.clone(), (*right).clone());
+                all = Some(match all {
+                    None => one,
+                    Some(before) => binary(before, join.clone(), one),
+                });
+            }
+            all
+        }
+        _ => {
+            // a < c OR (a = c AND (b < d …)): the last column uses the operator itself, the others its strict form.
+            let strict = match op {
+                Op::Lt | Op::LtEq => Op::Lt,
+                _ => Op::Gt,
+            };
+            let mut tail = binary(last.0.clone(), op.clone(), last.1.clone());
+            for (left, right) in front.iter().rev() {
+                let equal = binary((*left).clone(), Op::Eq, (*right).clone());
+                let rest = Expr::Nested(Box::new(binary(equal, Op::And, Expr::Nested(Box::new(tail)))));
+                tail = binary(binary((*left).clone(), strict.clone(), (*right).clone()), Op::Or, rest);
+            }
+            Some(tail)
+        }
+    };
+    Ok(compared.map(|compared| Expr::Nested(Box::new(compared))))
+}
+
+/// `ARRAY(query)`: the query's one column as an array, in the query's order; an empty array when it has no rows.
+fn array_of_query(mut query: Query) -> Expr {
+    const ROWS: &str = "_rows";
+    const VALUE: &str = "_value";
+    // The order moves into the aggregate: DataFusion drops the order of a subquery.
+    let order = match (&mut query.order_by, &query.limit_clause) {
+        (Some(sql::OrderBy { kind: sql::OrderByKind::Expressions(order), interpolate: None }), None) => only_output(&query.body, order),
+        _ => None,
+    };
+    if order.is_some() {
+        query.order_by = None;
+    }
+    let value = Expr::CompoundIdentifier(vec![Ident::new(ROWS), Ident::new(VALUE)]);
+    let clauses = match order {
+        Some(options) => vec![sql::FunctionArgumentClause::OrderBy(vec![sql::OrderByExpr { expr: value.clone(), options, with_fill: None }])],
+        None => Vec::new(),
+    };
+    let mut aggregate = call("array_agg", vec![value]);
+    if let Expr::Function(function) = &mut aggregate
+        && let sql::FunctionArguments::List(list) = &mut function.args
+    {
+        list.clauses = clauses;
+    }
+    let alias = sql::TableAlias {
+        explicit: true,
+        name: Ident::new(ROWS),
+        columns: vec![sql::TableAliasColumnDef { name: Ident::new(VALUE), data_type: None }],
+        at: None,
+    };
+    let from = TableFactor::Derived { lateral: false, subquery: Box::new(query), alias: Some(alias), sample: None };
+    let subquery = select_from(vec![sql::SelectItem::UnnamedExpr(aggregate)], from);
+    call("array_or_empty", vec![Expr::Subquery(Box::new(subquery))])
+}
+
+/// The options of an order that is by the query's only output column.
+fn only_output(body: &SetExpr, order: &[sql::OrderByExpr]) -> Option<sql::OrderByOptions> {
+    let SetExpr::Select(select) = body else { return None };
+    let [sql::OrderByExpr { expr, options, with_fill: None }] = order else { return None };
+    let same = match select.projection.as_slice() {
+        [sql::SelectItem::UnnamedExpr(output)] => output == expr,
+        [sql::SelectItem::ExprWithAlias { expr: output, alias }] => {
+            output == expr || matches!(expr, Expr::Identifier(name) if fold(name) == fold(alias))
+        }
+        _ => false,
+    };
+    let first = matches!(expr, Expr::Value(value) if matches!(&value.value, sql::Value::Number(text, _) if text == "1"));
+    (same || first).then_some(*options)
+}
+
+/// `SELECT items FROM table`.
+fn select_from(projection: Vec<sql::SelectItem>, relation: TableFactor) -> Query {
+    let select = sql::Select {
+        select_token: sql::helpers::attached_token::AttachedToken::empty(),
+        optimizer_hints: Vec::new(),
+        distinct: None,
+        select_modifiers: None,
+        top: None,
+        top_before_distinct: false,
+        projection,
+        exclude: None,
+        into: None,
+        from: vec![sql::TableWithJoins { relation, joins: Vec::new() }],
+        lateral_views: Vec::new(),
+        prewhere: None,
+        selection: None,
+        connect_by: Vec::new(),
+        group_by: sql::GroupByExpr::Expressions(Vec::new(), Vec::new()),
+        cluster_by: Vec::new(),
+        distribute_by: Vec::new(),
+        sort_by: Vec::new(),
+        having: None,
+        named_window: Vec::new(),
+        qualify: None,
+        window_before_qualify: false,
+        value_table_mode: None,
+        flavor: sql::SelectFlavor::Standard,
+    };
+    Query { body: Box::new(SetExpr::Select(Box::new(select))), ..empty_query() }
+}
+
+/// Functions in `FROM`: those that return sets become `UNNEST` of their list, except `generate_series`, which streams; the one column
+/// is named after the function or its alias; `WITH ORDINALITY` becomes a numbered subquery.
+fn table_function(factor: &mut TableFactor) {
+    let ordinality = match factor {
+        TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
+            strip_catalog(name);
+            let Some(function) = function_name(name) else { return };
+            let ordinality = std::mem::take(with_ordinality);
+            if function == "generate_series" {
+                name_column(alias, &function);
+            } else if let Some(list) = list_function(&function) {
+                name_column(alias, &function);
+                let mut inner = call(list, Vec::new());
+                if let Expr::Function(function) = &mut inner
+                    && let sql::FunctionArguments::List(list) = &mut function.args
+                {
+                    list.args = std::mem::take(&mut args.args);
+                }
+                let alias = alias.take();
+                *factor = TableFactor::UNNEST {
+                    alias,
+                    array_exprs: vec![inner],
+                    with_offset: false,
+                    with_offset_alias: None,
+                    with_ordinality: false,
+                };
+            } else if ordinality && alias.is_none() {
+                name_column(alias, &function);
+            }
+            ordinality
+        }
+        TableFactor::UNNEST { alias, array_exprs, with_offset: _, with_offset_alias: _, with_ordinality } => {
+            if array_exprs.len() == 1 {
+                name_column(alias, "unnest");
+            }
+            std::mem::take(with_ordinality)
+        }
+        _ => false,
+    };
+    if ordinality {
+        number_rows(factor);
+    }
+}
+
+/// Gives the only column of a table function the name that PostgreSQL gives it.
+fn name_column(alias: &mut Option<sql::TableAlias>, function: &str) {
+    let alias = alias.get_or_insert_with(|| sql::TableAlias {
+        explicit: true,
+        name: Ident::new(function),
+        columns: Vec::new(),
+        at: None,
+    });
+    if alias.columns.is_empty() {
+        alias.columns.push(sql::TableAliasColumnDef { name: alias.name.clone(), data_type: None });
+    }
+}
+
+/// `f(…) WITH ORDINALITY AS a(x, n)` as `(SELECT *, row_number() OVER () AS ordinality FROM f(…) AS a(x)) AS a(x, n)`.
+fn number_rows(factor: &mut TableFactor) {
+    let (TableFactor::Table { alias, .. } | TableFactor::UNNEST { alias, .. }) = factor else { return };
+    let outer = alias.clone();
+    if let Some(alias) = alias
+        && alias.columns.len() > 1
+    {
+        alias.columns.pop();
+    }
+    let mut count = call("row_number", Vec::new());
+    if let Expr::Function(function) = &mut count {
+        function.over = Some(sql::WindowType::WindowSpec(sql::WindowSpec {
+            window_name: None,
+            partition_by: Vec::new(),
+            order_by: Vec::new(),
+            window_frame: None,
+        }));
+    }
+    let items = vec![
+        sql::SelectItem::Wildcard(sql::WildcardAdditionalOptions::default()),
+        sql::SelectItem::ExprWithAlias { expr: count, alias: Ident::new("ordinality") },
+    ];
+    let outer = outer.map(|mut outer| {
+        if outer.columns.len() == 1 {
+            outer.columns.push(sql::TableAliasColumnDef { name: Ident::new("ordinality"), data_type: None });
+        }
+        outer
+    });
+    let inner = std::mem::replace(
+        factor,
+        TableFactor::Derived { lateral: false, subquery: Box::new(empty_query()), alias: outer, sample: None },
+    );
+    if let TableFactor::Derived { subquery, .. } = factor {
+        **subquery = select_from(items, inner);
+    }
+}

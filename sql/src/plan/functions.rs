@@ -1,0 +1,286 @@
+//! Functions whose answer depends on the session: who asks, which settings hold, which sequence moves.
+//!
+//! They are made per statement, so that they see the statement's catalog and cannot leak another session's identity.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field};
+use base::SqlState;
+use datafusion::common::ScalarValue;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+
+use crate::catalog::{Catalog, Relation, Sequence};
+use crate::session::SessionInner;
+use crate::{Error, Result};
+
+/// What the functions look at.
+#[derive(Clone)]
+pub(crate) struct FunctionScope {
+    pub(crate) session: Arc<SessionInner>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) path: Vec<String>,
+    pub(crate) snapshot: i64,
+}
+
+impl FunctionScope {
+    fn sequence(&self, name: &str) -> Result<Arc<Sequence>> {
+        let missing = || Error::state(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"));
+        let parsed = crate::plan::parse_expr(name).map_err(|_| missing())?;
+        let idents = match parsed {
+            sqlparser::ast::Expr::Identifier(ident) => vec![ident],
+            sqlparser::ast::Expr::CompoundIdentifier(idents) => idents,
+            _ => return Err(missing()),
+        };
+        let names: Vec<String> = idents.iter().map(super::fold).collect();
+        let (schema, table) = match names.as_slice() {
+            [.., schema, table] => (Some(schema.as_str()), table),
+            [table] => (None, table),
+            [] => return Err(missing()),
+        };
+        match self.catalog.find(schema, table, &self.path) {
+            Some(Relation::Sequence(sequence)) => Ok(sequence.clone()),
+            Some(_) => Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{table}\" is not a sequence"))),
+            None => Err(missing()),
+        }
+    }
+
+    fn sequence_by_id(&self, id: i64) -> Result<Arc<Sequence>> {
+        match u32::try_from(id).ok().and_then(|id| self.catalog.relation_by_id(id)) {
+            Some(Relation::Sequence(sequence)) => Ok(sequence.clone()),
+            _ => Err(Error::internal(format!("sequence {id} is gone"))),
+        }
+    }
+
+    fn next(&self, sequence: &Sequence, count: usize) -> Result<ArrayRef> {
+        let engine = &self.session.engine;
+        let values = engine.sequences.next_blocking(&engine.store, sequence, count)?;
+        if let Some(&last) = values.last() {
+            self.session.note_sequence(sequence.id, last);
+        }
+        Ok(Arc::new(Int64Array::from(values)))
+    }
+}
+
+fn text(value: &ColumnarValue, rows: usize) -> DataFusionResult<StringArray> {
+    let array = cast(&value.clone().into_array(rows)?, &DataType::Utf8)?;
+    Ok(array.as_any().downcast_ref::<StringArray>().cloned().unwrap_or_else(|| StringArray::new_null(rows)))
+}
+
+fn length(values: &[ColumnarValue]) -> usize {
+    values
+        .iter()
+        .find_map(|value| match value {
+            ColumnarValue::Array(array) => Some(array.len()),
+            ColumnarValue::Scalar(_) => None,
+        })
+        .unwrap_or(1)
+}
+
+/// The session functions for one statement.
+pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
+    let mut all = Vec::new();
+    let mut constant = |names: &[&str], value: ScalarValue| {
+        for name in names {
+            let value = value.clone();
+            all.push(create_udf(
+                name,
+                vec![],
+                value.data_type(),
+                Volatility::Stable,
+                Arc::new(move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone()))),
+            ));
+        }
+    };
+    let session = &scope.session;
+    let user = ScalarValue::Utf8(Some(session.principal.name().to_owned()));
+    constant(&["current_user", "session_user", "user", "current_role"], user);
+    constant(&["current_catalog", "current_database"], ScalarValue::Utf8(Some(crate::catalog::CATALOG_NAME.to_owned())));
+    let schema = scope.path.iter().find(|schema| scope.catalog.schema(schema).is_some()).cloned();
+    constant(&["current_schema"], ScalarValue::Utf8(schema));
+    constant(&["version"], ScalarValue::Utf8(Some(format!("LatticeDB {}", session.engine.options.version))));
+    constant(&["pg_backend_pid"], ScalarValue::Int32(Some(i32::try_from(session.id.0 & 0x7fff_ffff).unwrap_or(0))));
+    constant(&["txid_current", "pg_current_snapshot_ts"], ScalarValue::Int64(Some(scope.snapshot)));
+
+    let admin = session.principal.is_admin();
+    let name = session.principal.name().to_owned();
+    all.push(create_udf(
+        "has_role",
+        vec![DataType::Utf8],
+        DataType::Boolean,
+        Volatility::Stable,
+        Arc::new(move |arguments: &[ColumnarValue]| {
+            let rows = length(arguments);
+            let roles = text(&arguments[0], rows)?;
+            let held = |role: &str| role == name || (admin && role == "admin");
+            Ok(ColumnarValue::Array(Arc::new(roles.iter().map(|role| role.map(held)).collect::<BooleanArray>())))
+        }),
+    ));
+
+    let settings = session.settings.read().clone();
+    all.push(create_udf(
+        "current_setting",
+        vec![DataType::Utf8],
+        DataType::Utf8,
+        Volatility::Stable,
+        Arc::new(move |arguments: &[ColumnarValue]| {
+            let names = text(&arguments[0], length(arguments))?;
+            let values = names.iter().map(|name| name.map(|name| settings.get(name).map(str::to_owned)).transpose()).collect::<Result<StringOptions>>()?;
+            Ok(ColumnarValue::Array(Arc::new(StringArray::from(values.0))))
+        }),
+    ));
+
+    let at = scope.clone();
+    all.push(create_udf(
+        "nextval",
+        vec![DataType::Utf8],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(move |arguments: &[ColumnarValue]| {
+            let rows = length(arguments);
+            let names = text(&arguments[0], rows)?;
+            let mut values = Vec::with_capacity(rows);
+            for name in &names {
+                let sequence = at.sequence(name.unwrap_or_default())?;
+                let next = at.next(&sequence, 1)?;
+                values.push(next.as_any().downcast_ref::<Int64Array>().map_or(0, |array| array.value(0)));
+            }
+            Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
+        }),
+    ));
+    all.push(ScalarUDF::from(NextIdentity::new(scope.clone())));
+    let at = scope.clone();
+    all.push(create_udf(
+        "currval",
+        vec![DataType::Utf8],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(move |arguments: &[ColumnarValue]| {
+            let names = text(&arguments[0], length(arguments))?;
+            let values = names
+                .iter()
+                .map(|name| {
+                    let sequence = at.sequence(name.unwrap_or_default())?;
+                    at.session.current_sequence(sequence.id).ok_or_else(|| {
+                        Error::state(
+                            SqlState::OBJECT_NOT_IN_STATE,
+                            format!("currval of sequence \"{}\" is not yet defined in this session", sequence.name),
+                        )
+                    })
+                })
+                .collect::<Result<Vec<i64>>>()?;
+            Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
+        }),
+    ));
+    let at = scope.clone();
+    all.push(create_udf(
+        "lastval",
+        vec![],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(move |_: &[ColumnarValue]| {
+            let last = at
+                .session
+                .last_sequence()
+                .ok_or_else(|| Error::state(SqlState::OBJECT_NOT_IN_STATE, "lastval is not yet defined in this session"))?;
+            Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(last))))
+        }),
+    ));
+    for arity in [2_usize, 3] {
+        if arity == 3 {
+            continue;
+        }
+        let at = scope.clone();
+        all.push(create_udf(
+            "setval",
+            vec![DataType::Utf8, DataType::Int64],
+            DataType::Int64,
+            Volatility::Volatile,
+            Arc::new(move |arguments: &[ColumnarValue]| {
+                let rows = length(arguments);
+                let names = text(&arguments[0], rows)?;
+                let values = cast(&arguments[1].clone().into_array(rows)?, &DataType::Int64)?;
+                let values = values.as_any().downcast_ref::<Int64Array>().cloned().unwrap_or_else(|| Int64Array::new_null(rows));
+                for row in 0..rows {
+                    let sequence = at.sequence(names.value(row))?;
+                    crate::ddl::sequence::set_blocking(&at.session, &sequence, values.value(row), true)?;
+                    at.session.note_sequence(sequence.id, values.value(row));
+                }
+                Ok(ColumnarValue::Array(Arc::new(values)))
+            }),
+        ));
+    }
+    all
+}
+
+struct StringOptions(Vec<Option<String>>);
+
+impl FromIterator<Option<String>> for StringOptions {
+    fn from_iter<I: IntoIterator<Item = Option<String>>>(values: I) -> Self {
+        Self(values.into_iter().collect())
+    }
+}
+
+/// The name of the function behind identity columns: the sequence by id, one value per row.
+pub(crate) const NEXT_IDENTITY: &str = "lattice_next_identity";
+
+/// `lattice_next_identity(id)`. A type of its own because it must know how many rows there are.
+struct NextIdentity {
+    scope: FunctionScope,
+    signature: datafusion::logical_expr::Signature,
+}
+
+impl NextIdentity {
+    fn new(scope: FunctionScope) -> Self {
+        Self { scope, signature: datafusion::logical_expr::Signature::exact(vec![DataType::Int64], Volatility::Volatile) }
+    }
+}
+
+impl std::fmt::Debug for NextIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(NEXT_IDENTITY)
+    }
+}
+
+impl PartialEq for NextIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.scope.session, &other.scope.session)
+    }
+}
+
+impl Eq for NextIdentity {}
+
+impl std::hash::Hash for NextIdentity {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        NEXT_IDENTITY.hash(state);
+    }
+}
+
+impl datafusion::logical_expr::ScalarUDFImpl for NextIdentity {
+    fn name(&self) -> &str {
+        NEXT_IDENTITY
+    }
+
+    fn signature(&self) -> &datafusion::logical_expr::Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: datafusion::logical_expr::ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        let ColumnarValue::Scalar(ScalarValue::Int64(Some(id))) = &arguments.args[0] else {
+            return Err(Error::internal("an identity sequence is named by a constant").into_datafusion());
+        };
+        let sequence = self.scope.sequence_by_id(*id)?;
+        Ok(ColumnarValue::Array(self.scope.next(&sequence, arguments.number_rows)?))
+    }
+}
+
+/// A nullable field of a type, for casts.
+pub(crate) fn nullable(data_type: DataType) -> Arc<Field> {
+    Arc::new(Field::new("v", data_type, true))
+}

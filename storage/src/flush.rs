@@ -1,0 +1,696 @@
+//! The compactor: moves row-tier versions into the column tier, folds masks into deletion vectors, merges small files.
+//!
+//! # A flush
+//! 1. Choose the cut X, and from then on remember every key written (`since_cut`).
+//! 2. Adopt staged files committed at or before X as fragments of `current`.
+//! 3. Write closed versions (superseded in the row tier, or columnar rows masked at or before X) to `history`, commit it.
+//! 4. Write the newest row-tier versions as a key-sorted file; commit it together with deletion vectors for the masks.
+//! 5. Publish through the log: readers switch, rows leave the row tier, masks up to X go.
+//!
+//! # Invariants
+//! - FLUSH-1 a crash before step 5 leaves the published state untouched: opening the store puts the datasets back
+//!   (`tests/crash.rs`, failpoints `flush.*`).
+//! - FLUSH-2 after step 5 no mask entry at or before X remains.
+//! - FLUSH-3 a row that is superseded while the flush runs is masked in its new file from the publication on.
+//!
+//! # Failure
+//! Any error leaves the published state as it was; the next attempt starts over on top of whatever reached the datasets.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt32Type};
+use base::{BoxError, CommitTs, DatasetVersion, FileId, RowAddress, RowKey, TableId};
+use bytes::Bytes;
+use codec::{KeyCodec, RowCodec, StoredSchema};
+use columns::{ColumnStore, Commit, FileMeta, Role, ScanSpec, SystemColumns, WriteSpec};
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+use roaring::RoaringBitmap;
+use rows::{RowOp, RowTier};
+use tokio::sync::oneshot;
+
+use crate::command::Publish;
+use crate::mask::Masks;
+use crate::sequencer::Order;
+use crate::state::{Prepared, Published, Relocation, State, Table};
+use crate::store::Core;
+use crate::{Error, Result, StoreOptions};
+
+/// Rows decoded or fetched at a time.
+const BATCH_ROWS: usize = 64 * 1024;
+/// Above this share of a file's rows, closed rows are read by a scan rather than one by one.
+const SCAN_SHARE: u64 = 16;
+/// Files with fewer rows than this are merged with others.
+const SMALL_FILE_ROWS: u32 = 256 * 1024;
+/// Rows that one merge takes at most.
+const MERGE_ROWS: u64 = 1 << 20;
+/// Closed rows gathered before a history file is written.
+const HISTORY_ROWS_IN_MEMORY: usize = 1 << 20;
+
+/// What background work remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Compactor {
+    /// The newest version of each dataset; its content is that of the published version.
+    heads: Mutex<HashMap<(TableId, Role), DatasetVersion>>,
+    /// Flushes and merges run one at a time.
+    busy: tokio::sync::Mutex<()>,
+    last: Mutex<HashMap<TableId, tokio::time::Instant>>,
+    /// Versions that no view reads any more.
+    free: Mutex<Vec<(TableId, Arc<Published>)>>,
+}
+
+/// A row on its way to a file.
+struct OutRow {
+    row: Bytes,
+    from: CommitTs,
+    to: CommitTs,
+    op: u8,
+}
+
+impl Compactor {
+    /// Brings the column tier and the masks in line with what the log says, before anything is served.
+    pub(crate) async fn recover(state: &Arc<State>, columns: &ColumnStore) -> Result<Self> {
+        let compactor = Self::default();
+        for table in state.all_tables() {
+            let published = table.published();
+            for role in Role::ALL {
+                let version = match role {
+                    Role::Current => published.current_version,
+                    Role::History => published.history_version,
+                };
+                let Some(latest) = columns.latest(table.id, role).await.map_err(Error::part)? else { continue };
+                let head = if latest.version > version {
+                    tracing::info!(table_id = table.id.0, %role, "undoing a flush that was not published");
+                    columns.restore(table.id, role, latest.version, version).await.map_err(Error::part)?
+                } else {
+                    latest.version
+                };
+                compactor.heads.lock().insert((table.id, role), head);
+            }
+            rebuild_masks(&table, columns).await?;
+            if table.schema().is_some() {
+                sweep(&table, columns, &[]).await?;
+            }
+        }
+        Ok(compactor)
+    }
+
+    /// Whether a table should be flushed now.
+    pub(crate) fn is_due(&self, table: &Table, options: &StoreOptions, row_tier: &RowTier) -> bool {
+        if options.flush_interval_ms == 0 {
+            return false;
+        }
+        let published = table.published();
+        if table.newest() <= published.cut && published.staged.is_empty() {
+            return false;
+        }
+        let bytes = table.rows.bytes();
+        if bytes >= options.flush_bytes || row_tier.bytes() > options.row_tier_bytes / 2 && bytes > 0 {
+            return true;
+        }
+        let now = tokio::time::Instant::now();
+        let mut last = self.last.lock();
+        let since = *last.entry(table.id).or_insert(now);
+        now.duration_since(since) >= Duration::from_millis(options.flush_interval_ms)
+    }
+
+    fn head(&self, table: TableId, role: Role) -> DatasetVersion {
+        self.heads.lock().get(&(table, role)).copied().unwrap_or_default()
+    }
+
+    fn set_head(&self, table: TableId, role: Role, version: DatasetVersion) {
+        self.heads.lock().insert((table, role), version);
+    }
+}
+
+/// Looks up which columnar rows the row tier's versions supersede.
+async fn rebuild_masks(table: &Arc<Table>, columns: &ColumnStore) -> Result<()> {
+    table.needs_masks.store(false, Ordering::Release);
+    let (published, _) = table.pin();
+    let Some(schema) = table.schema() else { return Ok(()) };
+    if table.rows.is_empty() || published.current.is_empty() && published.staged.is_empty() {
+        return Ok(());
+    }
+    let pin = if published.current.is_empty() {
+        None
+    } else {
+        Some(columns.pin(table.id, Role::Current, published.current_version).await.map_err(Error::part)?)
+    };
+    let mut drain = table.rows.drain_view(CommitTs::MAX);
+    while let Some(chains) = drain.next_chunk(BATCH_ROWS) {
+        for meta in published.current.iter().chain(&published.staged) {
+            let born = meta.constant_tx_from().unwrap_or(published.cut);
+            let superseded: Vec<(RowKey, CommitTs)> = chains
+                .iter()
+                .filter(|(key, _)| meta.min_key <= **key && **key <= meta.max_key)
+                .filter_map(|(key, versions)| {
+                    let ts = versions.iter().map(|version| version.ts).find(|ts| *ts > born && *ts > published.cut)?;
+                    Some((key.clone(), ts))
+                })
+                .collect();
+            if superseded.is_empty() {
+                continue;
+            }
+            let keys: Vec<RowKey> = superseded.iter().map(|(key, _)| key.clone()).collect();
+            let offsets = columns.lookup(meta, &schema, &keys).await.map_err(Error::part)?;
+            let deleted = match &pin {
+                Some(pin) if matches!(meta.state, columns::FileState::Committed { .. }) => {
+                    columns.deleted_rows(pin, meta).await.map_err(Error::part)?
+                }
+                Some(_) | None => None,
+            };
+            for ((_, ts), offset) in superseded.into_iter().zip(offsets) {
+                let Some(offset) = offset else { continue };
+                if !deleted.as_ref().is_some_and(|deleted| deleted.contains(offset)) {
+                    table.mask_row(RowAddress { file: meta.file, offset }, ts);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes files that neither the published state nor a reader needs.
+async fn sweep(table: &Table, columns: &ColumnStore, also: &[Arc<Published>]) -> Result<()> {
+    let published = table.published();
+    let all = || also.iter().chain(std::iter::once(&published));
+    for role in Role::ALL {
+        let keep: HashSet<String> = match role {
+            Role::Current => {
+                all().flat_map(|published| published.current.iter().chain(&published.staged)).map(|meta| meta.path.clone()).collect()
+            }
+            Role::History => all().flat_map(|published| published.history.iter()).map(|meta| meta.path.clone()).collect(),
+        };
+        columns.sweep(table.id, role, &keep).await.map_err(Error::part)?;
+    }
+    Ok(())
+}
+
+/// Ends the collection of `since_cut` when a flush fails.
+struct CutGuard<'a> {
+    table: &'a Table,
+    armed: bool,
+}
+
+impl Drop for CutGuard<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.table.inner.write().since_cut = None;
+        }
+    }
+}
+
+impl Core {
+    /// Flushes one table.
+    pub(crate) async fn flush_table(&self, table: &Arc<Table>) -> Result<()> {
+        let _one = self.compactor.busy.lock().await;
+        self.compactor.last.lock().insert(table.id, tokio::time::Instant::now());
+        let Some(schema) = table.schema() else { return Ok(()) };
+        let (cut, published, masks) = {
+            let mut inner = table.inner.write();
+            let cut = self.state.last().max(table.newest());
+            let published = Arc::clone(&inner.published);
+            if table.newest() <= published.cut && published.staged.is_empty() {
+                return Ok(());
+            }
+            inner.since_cut = Some(Vec::new());
+            (cut, published, Arc::clone(&inner.masks))
+        };
+        let mut guard = CutGuard { table, armed: true };
+        runtime::failpoint_hit("flush.cut");
+
+        let mut files: Vec<FileMeta> = published.current.iter().map(|meta| FileMeta::clone(meta)).collect();
+        let adopted: Vec<FileMeta> = published.staged.iter().map(|meta| FileMeta::clone(meta)).collect();
+        let adopted_ids: Vec<FileId> = adopted.iter().map(|meta| meta.file).collect();
+        let mut current_version = published.current_version;
+        if !adopted.is_empty() {
+            let committed = self
+                .commit_files(table.id, Role::Current, Commit { add: adopted, files: &files, ..Commit::default() }, cut)
+                .await?;
+            current_version = committed.version;
+            files = committed.files;
+            runtime::failpoint_hit("flush.adopted");
+        }
+
+        let mut prepared = Prepared::default();
+        let mut fresh: Vec<OutRow> = Vec::new();
+        let mut fresh_keys: Vec<RowKey> = Vec::new();
+        let mut closed: Vec<OutRow> = Vec::new();
+        let mut drain = table.rows.drain_view(cut);
+        while let Some(chains) = drain.next_chunk(BATCH_ROWS) {
+            for (key, versions) in chains.iter() {
+                let unpublished: Vec<_> = versions.iter().filter(|version| version.ts > published.cut).collect();
+                for (at, version) in unpublished.iter().enumerate() {
+                    let RowOp::Put { row, update } = &version.op else { continue };
+                    let op = u8::from(*update);
+                    match unpublished.get(at + 1) {
+                        Some(next) => {
+                            closed.push(OutRow { row: row.clone(), from: version.ts, to: next.ts, op });
+                        }
+                        None => {
+                            fresh.push(OutRow { row: row.clone(), from: version.ts, to: CommitTs::MAX, op });
+                            fresh_keys.push(key.clone());
+                        }
+                    }
+                }
+                if let Some(newest) = unpublished.last() {
+                    prepared.flushed.push((key.clone(), newest.ts));
+                }
+            }
+        }
+        drop(drain);
+
+        let (history, history_version) =
+            self.write_history(table, &schema, &published, &files, &masks, current_version, closed, cut).await?;
+        let mut delete: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
+        for meta in &files {
+            if let Some(mask) = masks.get(&meta.file) {
+                let rows = mask.rows_at(cut);
+                if !rows.is_empty() {
+                    delete.insert(meta.file, rows);
+                }
+            }
+        }
+        let mut written = Vec::new();
+        if !fresh.is_empty() {
+            let rows = fresh.len();
+            let batches = encoded_batches(&schema, Role::Current, fresh)?;
+            written = self.write(&schema, Role::Current, rows, stream::iter(batches), WriteSpec::stored()).await?;
+            let mut rest = fresh_keys.as_slice();
+            for meta in &written {
+                let (of_file, after) = rest.split_at((meta.rows as usize).min(rest.len()));
+                prepared.keys.push((meta.file, of_file.to_vec()));
+                rest = after;
+            }
+        }
+        runtime::failpoint_hit("flush.files_written");
+        if !written.is_empty() || !delete.is_empty() {
+            let commit = Commit { add: written, delete, files: &files, ..Commit::default() };
+            let committed = self.commit_files(table.id, Role::Current, commit, cut).await?;
+            current_version = committed.version;
+            files = committed.files;
+        }
+        runtime::failpoint_hit("flush.committed");
+        let publish = difference(table.id, &published, files, cut, current_version, history, history_version, &adopted_ids);
+        drop(published);
+        self.publish(publish, prepared).await?;
+        guard.armed = false;
+        runtime::failpoint_hit("flush.published");
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.reclaim(table);
+        Ok(())
+    }
+
+    /// Merges small files of a table once there are `least` of them.
+    pub(crate) async fn merge_table(&self, table: &Arc<Table>, least: usize) -> Result<()> {
+        let small = |published: &Published| -> Vec<FileMeta> {
+            let mut rows = 0_u64;
+            published
+                .current
+                .iter()
+                .filter(|meta| meta.rows < SMALL_FILE_ROWS || meta.live_rows() < meta.rows / 2)
+                .take_while(|meta| {
+                    rows += u64::from(meta.rows);
+                    rows <= MERGE_ROWS
+                })
+                .map(|meta| FileMeta::clone(meta))
+                .collect()
+        };
+        if small(&table.published()).len() < least.max(1) {
+            return Ok(());
+        }
+        let _one = self.compactor.busy.lock().await;
+        let Some(schema) = table.schema() else { return Ok(()) };
+        let (published, _) = table.pin();
+        // A merge keeps the cut: masks after it are carried over by the relocation, those before it are folded already.
+        let sources = small(&published);
+        if sources.len() < least.max(1) {
+            return Ok(());
+        }
+        let pin = self
+            .columns
+            .pin(table.id, Role::Current, published.current_version)
+            .await
+            .map_err(Error::part)?;
+        let codec = KeyCodec::new(&schema)?;
+        let all: Vec<usize> = (0..schema.columns.len()).collect();
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut order: Vec<(RowKey, usize, usize)> = Vec::new();
+        let mut origin: Vec<(FileId, Vec<u32>)> = Vec::new();
+        for meta in &sources {
+            let mut spec = ScanSpec::columns(all.clone());
+            spec.system = SystemColumns { tx_from: true, tx_to: false, op: true };
+            spec.offsets = true;
+            let mut scan = self.columns.scan_file(Some(&pin), meta, &schema, spec);
+            while let Some(batch) = scan.next().await {
+                let batch = batch.map_err(Error::part)?;
+                let offsets = batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>();
+                origin.push((meta.file, offsets.values().to_vec()));
+                let rows = batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?;
+                for (row, key) in codec.keys(&rows.project(&all)?)?.into_iter().enumerate() {
+                    order.push((key, batches.len(), row));
+                }
+                batches.push(rows);
+            }
+        }
+        order.sort_unstable();
+        let mut prepared = Prepared::default();
+        for meta in &sources {
+            prepared.moved.insert(meta.file, Relocation { rows: vec![None; meta.rows as usize] });
+        }
+        let written = if order.is_empty() {
+            Vec::new()
+        } else {
+            let references: Vec<RecordBatch> = batches;
+            let indices: Vec<(usize, usize)> = order.iter().map(|(_, batch, row)| (*batch, *row)).collect();
+            let chunks: Vec<Vec<(usize, usize)>> = indices.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect();
+            let sorted = stream::iter(chunks.into_iter().map(move |chunk| -> Result<RecordBatch, BoxError> {
+                Ok(interleave_record_batch(&references.iter().collect::<Vec<_>>(), &chunk)?)
+            }));
+            self.write(&schema, Role::Current, order.len(), sorted, WriteSpec::stored()).await?
+        };
+        let mut at = 0_usize;
+        for meta in &written {
+            for offset in 0..meta.rows {
+                if let Some((_, batch, row)) = order.get(at) {
+                    let (file, offsets) = &origin[*batch];
+                    if let Some(moved) = prepared.moved.get_mut(file) {
+                        moved.rows[offsets[*row] as usize] = Some(RowAddress { file: meta.file, offset });
+                    }
+                }
+                at += 1;
+            }
+        }
+        runtime::failpoint_hit("merge.files_written");
+        let files: Vec<FileMeta> = published.current.iter().map(|meta| FileMeta::clone(meta)).collect();
+        let remove = sources.iter().map(|meta| meta.file).collect();
+        let commit = Commit { add: written, remove, files: &files, ..Commit::default() };
+        let committed = self.commit_files(table.id, Role::Current, commit, published.cut).await?;
+        runtime::failpoint_hit("merge.committed");
+        let publish = difference(
+            table.id,
+            &published,
+            committed.files,
+            published.cut,
+            committed.version,
+            Vec::new(),
+            published.history_version,
+            &[],
+        );
+        let before = published.current_version;
+        drop((published, pin));
+        match self.publish(publish, prepared).await {
+            Ok(()) => {
+                self.counters.merges.fetch_add(1, Ordering::Relaxed);
+                self.reclaim(table);
+                Ok(())
+            }
+            Err(Error::WriteConflict { .. }) => {
+                // A large transaction masked rows of a merged file meanwhile: put the dataset back and try again later.
+                let head = self.compactor.head(table.id, Role::Current);
+                let head = self
+                    .columns
+                    .restore(table.id, Role::Current, head, before)
+                    .await
+                    .map_err(Error::part)?;
+                self.compactor.set_head(table.id, Role::Current, head);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn commit_files(&self, table: TableId, role: Role, mut commit: Commit<'_>, cut: CommitTs) -> Result<columns::Committed> {
+        commit.properties.insert("lattice.cut".into(), cut.to_string());
+        let expected = self.compactor.head(table, role);
+        let committed = self.columns.commit(table, role, expected, commit).await.map_err(Error::part)?;
+        self.compactor.set_head(table, role, committed.version);
+        Ok(committed)
+    }
+
+    async fn publish(&self, publish: Publish, prepared: Prepared) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.sequencer.send(Order::Publish { publish: Box::new(publish), prepared: Arc::new(prepared), reply })?;
+        done.await.map_err(|_| Error::Unavailable("the store is closing".into()))?
+    }
+
+    fn reclaim(&self, table: &Arc<Table>) {
+        let free = table.reclaim();
+        self.compactor.free.lock().extend(free.into_iter().map(|published| (table.id, published)));
+    }
+
+    /// Drops dataset versions and files that no view reads any more.
+    pub(crate) async fn drop_old_versions(&self, table: &Arc<Table>) {
+        self.reclaim(table);
+        let free: Vec<Arc<Published>> = {
+            let mut all = self.compactor.free.lock();
+            let (mine, others) = all.drain(..).partition(|(id, _)| *id == table.id);
+            *all = others;
+            mine.into_iter().map(|(_, published): (TableId, _)| published).collect()
+        };
+        if free.is_empty() {
+            return;
+        }
+        let now = table.published();
+        let still_read = table.retired();
+        let kept = |role: Role| -> HashSet<DatasetVersion> {
+            still_read
+                .iter()
+                .chain(std::iter::once(&now))
+                .map(|published| match role {
+                    Role::Current => published.current_version,
+                    Role::History => published.history_version,
+                })
+                .chain(std::iter::once(self.compactor.head(table.id, role)))
+                .collect()
+        };
+        for role in Role::ALL {
+            let keep = kept(role);
+            let mut versions: Vec<DatasetVersion> = free
+                .iter()
+                .map(|published| match role {
+                    Role::Current => published.current_version,
+                    Role::History => published.history_version,
+                })
+                .filter(|version| version.0 > 0 && !keep.contains(version))
+                .collect();
+            versions.sort_unstable();
+            versions.dedup();
+            if versions.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.columns.drop_versions(table.id, role, &versions).await {
+                tracing::warn!(table_id = table.id.0, %error, "old versions stay until the next start");
+            }
+        }
+        let lost_files = free.iter().any(|old| {
+            old.current.iter().any(|meta| now.file(meta.file).is_none())
+        });
+        if lost_files && let Err(error) = sweep(table, &self.columns, &still_read).await {
+            tracing::warn!(table_id = table.id.0, %error, "unused files stay until the next sweep");
+        }
+    }
+
+    /// Writes the closed versions of a cut; returns the new files and the dataset's version.
+    async fn write_history(
+        &self,
+        table: &Arc<Table>,
+        schema: &Arc<StoredSchema>,
+        published: &Published,
+        files: &[FileMeta],
+        masks: &Masks,
+        current_version: DatasetVersion,
+        closed: Vec<OutRow>,
+        cut: CommitTs,
+    ) -> Result<(Vec<FileMeta>, DatasetVersion)> {
+        let mut written = Vec::new();
+        let mut waiting: Vec<RecordBatch> = if closed.is_empty() {
+            Vec::new()
+        } else {
+            encoded_batches(schema, Role::History, closed)?.collect::<Result<_, _>>().map_err(decoded)?
+        };
+        for meta in files {
+            let Some(mask) = masks.get(&meta.file) else { continue };
+            let entries = mask.entries(CommitTs::ZERO..=cut);
+            if entries.is_empty() {
+                continue;
+            }
+            waiting.extend(self.closed_rows(table.id, schema, meta, current_version, &entries).await?);
+            if waiting.iter().map(RecordBatch::num_rows).sum::<usize>() >= HISTORY_ROWS_IN_MEMORY {
+                written.extend(self.write_history_files(schema, std::mem::take(&mut waiting)).await?);
+            }
+        }
+        written.extend(self.write_history_files(schema, waiting).await?);
+        if written.is_empty() {
+            return Ok((Vec::new(), published.history_version));
+        }
+        runtime::failpoint_hit("flush.history_written");
+        let known: Vec<FileMeta> = published.history.iter().map(|meta| FileMeta::clone(meta)).collect();
+        let new: HashSet<FileId> = written.iter().map(|meta| meta.file).collect();
+        let commit = Commit { add: written, files: &known, ..Commit::default() };
+        let committed = self.commit_files(table.id, Role::History, commit, cut).await?;
+        runtime::failpoint_hit("flush.history_committed");
+        let added = committed.files.into_iter().filter(|meta| new.contains(&meta.file)).collect();
+        Ok((added, committed.version))
+    }
+
+    /// Reads columnar rows that were superseded, with `_tx_from`, `_op` and `_tx_to`.
+    async fn closed_rows(
+        &self,
+        table: TableId,
+        schema: &Arc<StoredSchema>,
+        meta: &FileMeta,
+        current_version: DatasetVersion,
+        entries: &[(u32, CommitTs)],
+    ) -> Result<Vec<RecordBatch>> {
+        let all: Vec<usize> = (0..schema.columns.len()).collect();
+        let system = SystemColumns { tx_from: true, tx_to: false, op: true };
+        let mut batches = Vec::new();
+        if (entries.len() as u64) * SCAN_SHARE >= u64::from(meta.rows) {
+            let closed: HashMap<u32, CommitTs> = entries.iter().copied().collect();
+            let mut skip = RoaringBitmap::new();
+            skip.insert_range(0..meta.rows);
+            for (offset, _) in entries {
+                skip.remove(*offset);
+            }
+            let mut spec = ScanSpec::columns(all);
+            spec.system = system;
+            spec.offsets = true;
+            spec.mask = Some(Arc::new(skip));
+            let pin = match meta.state {
+                columns::FileState::Committed { .. } => {
+                    Some(self.columns.pin(table, Role::Current, current_version).await.map_err(Error::part)?)
+                }
+                columns::FileState::Staged => None,
+            };
+            let mut scan = self.columns.scan_file(pin.as_ref(), meta, schema, spec);
+            while let Some(batch) = scan.next().await {
+                let batch = batch.map_err(Error::part)?;
+                let offsets = batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>();
+                let to: Vec<CommitTs> =
+                    offsets.values().iter().map(|offset| closed.get(offset).copied().unwrap_or_default()).collect();
+                let rows = batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?;
+                batches.extend(history_batch(schema, &rows, &to)?);
+            }
+        } else {
+            for chunk in entries.chunks(BATCH_ROWS) {
+                let offsets: Vec<u32> = chunk.iter().map(|(offset, _)| *offset).collect();
+                let to: Vec<CommitTs> = chunk.iter().map(|(_, ts)| *ts).collect();
+                let rows = self.columns.take(meta, schema, &offsets, &all, system).await.map_err(Error::part)?;
+                batches.extend(history_batch(schema, &rows, &to)?);
+            }
+        }
+        Ok(batches)
+    }
+
+    async fn write_history_files(&self, schema: &Arc<StoredSchema>, batches: Vec<RecordBatch>) -> Result<Vec<FileMeta>> {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let mut spec = WriteSpec::stored();
+        spec.order = columns::KeyOrder::Any;
+        self.write(schema, Role::History, rows, stream::iter(batches.into_iter().map(Ok)), spec).await
+    }
+
+    /// Writes batches to files.
+    async fn write<S>(&self, schema: &Arc<StoredSchema>, role: Role, rows: usize, batches: S, spec: WriteSpec) -> Result<Vec<FileMeta>>
+    where
+        S: futures::Stream<Item = Result<RecordBatch, BoxError>> + Send,
+    {
+        let first = self.next_files(rows.div_ceil(1 << 18) as u64 + 2).await?;
+        let mut next = first.0;
+        let next_file = move || {
+            let file = FileId(next);
+            next += 1;
+            file
+        };
+        self.columns.write_files(schema, role, next_file, batches, spec).await.map_err(Error::part)
+    }
+}
+
+fn decoded(error: BoxError) -> Error {
+    Error::Corrupt(format!("cannot decode rows of the row tier: {error}"))
+}
+
+/// Decodes rows into the batches of a file.
+fn encoded_batches(
+    schema: &Arc<StoredSchema>,
+    role: Role,
+    rows: Vec<OutRow>,
+) -> Result<impl Iterator<Item = Result<RecordBatch, BoxError>> + Send + use<>> {
+    let codec = RowCodec::new(Arc::clone(schema))?;
+    let all: Vec<usize> = (0..schema.columns.len()).collect();
+    let arrow = system_schema(schema, role);
+    let mut rows = rows.into_iter();
+    let chunks = std::iter::from_fn(move || {
+        let chunk: Vec<OutRow> = rows.by_ref().take(BATCH_ROWS).collect();
+        (!chunk.is_empty()).then_some(chunk)
+    });
+    Ok(chunks.map(move |chunk| {
+        let bytes: Vec<Bytes> = chunk.iter().map(|row| row.row.clone()).collect();
+        let mut arrays: Vec<ArrayRef> = codec.decode(&bytes, &all)?.columns().to_vec();
+        arrays.push(Arc::new(Int64Array::from_iter_values(chunk.iter().map(|row| row.from.0))));
+        arrays.push(Arc::new(UInt8Array::from_iter_values(chunk.iter().map(|row| row.op))));
+        if role == Role::History {
+            arrays.push(Arc::new(Int64Array::from_iter_values(chunk.iter().map(|row| row.to.0))));
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&arrow), arrays)?)
+    }))
+}
+
+/// The fields of a file: the table's columns, then the system columns.
+fn system_schema(schema: &StoredSchema, role: Role) -> Arc<Schema> {
+    let mut fields: Vec<Arc<Field>> = schema.arrow().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(columns::TX_FROM_COLUMN, DataType::Int64, false)));
+    fields.push(Arc::new(Field::new(columns::OP_COLUMN, DataType::UInt8, false)));
+    if role == Role::History {
+        fields.push(Arc::new(Field::new(columns::TX_TO_COLUMN, DataType::Int64, false)));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Closes rows; those that were superseded by their own transaction never existed for anyone and are left out.
+fn history_batch(schema: &StoredSchema, rows: &RecordBatch, to: &[CommitTs]) -> Result<Option<RecordBatch>> {
+    let count = schema.columns.len();
+    let from = rows.column(count).as_primitive::<Int64Type>();
+    let op = rows.column(count + 1).as_primitive::<UInt8Type>();
+    let mut arrays: Vec<ArrayRef> = rows.columns()[..count].to_vec();
+    arrays.push(Arc::new(from.clone()));
+    arrays.push(Arc::new(op.clone()));
+    arrays.push(Arc::new(Int64Array::from_iter_values(to.iter().map(|ts| ts.0))));
+    let batch = RecordBatch::try_new(system_schema(schema, Role::History), arrays)?;
+    let existed: arrow::array::BooleanArray =
+        from.values().iter().zip(to).map(|(from, to)| Some(*from < to.0)).collect();
+    let batch = arrow::compute::filter_record_batch(&batch, &existed)?;
+    Ok((batch.num_rows() > 0).then_some(batch))
+}
+
+/// What changed between the published files and those of a new version.
+fn difference(
+    table: TableId,
+    published: &Published,
+    files: Vec<FileMeta>,
+    cut: CommitTs,
+    current_version: DatasetVersion,
+    history: Vec<FileMeta>,
+    history_version: DatasetVersion,
+    adopted: &[FileId],
+) -> Publish {
+    let old: HashMap<FileId, &Arc<FileMeta>> = published.current.iter().map(|meta| (meta.file, meta)).collect();
+    let now: HashSet<FileId> = files.iter().map(|meta| meta.file).collect();
+    let removed = published
+        .current
+        .iter()
+        .map(|meta| meta.file)
+        .chain(adopted.iter().copied())
+        .filter(|file| !now.contains(file))
+        .collect();
+    let current = files.into_iter().filter(|meta| old.get(&meta.file).is_none_or(|known| ***known != *meta)).collect();
+    Publish { table, cut, current_version, history_version, current, removed, history }
+}

@@ -1,0 +1,52 @@
+//! What can be set.
+
+use std::path::PathBuf;
+
+/// How a store is laid out and bounded. Every limit is in bytes or milliseconds, as its name says.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Local folder of the journal, the checkpoint and the lock.
+    pub data: PathBuf,
+    /// URL or folder of the column tier; `None` for `{data}/columns`.
+    pub columns_url: Option<String>,
+    /// Bytes the row tier may hold before writers wait for the flush.
+    pub row_tier_bytes: usize,
+    /// Bytes a transaction may hold in memory before it spills its rows to staged files.
+    pub transaction_spill_bytes: usize,
+    /// How often a table with unflushed rows is flushed; 0 turns the timer off.
+    pub flush_interval_ms: u64,
+    /// Unflushed bytes of one table that cause a flush before its time.
+    pub flush_bytes: usize,
+    /// How long a statement waits for a row lock.
+    pub lock_timeout_ms: u64,
+    /// How long a writer waits for room in the row tier before it is refused.
+    pub write_stall_timeout_ms: u64,
+    /// Bytes of log that cause a checkpoint.
+    pub log_max_bytes: u64,
+    /// Bytes of one journal segment.
+    pub segment_bytes: u64,
+    /// Bytes for decoded data and metadata of the column tier.
+    pub cache_bytes: usize,
+    /// Small files of one table that cause a merge.
+    pub merge_files: usize,
+}
+
+impl StoreOptions {
+    /// Defaults for a data folder.
+    pub fn new(data: PathBuf) -> Self {
+        Self {
+            data,
+            columns_url: None,
+            row_tier_bytes: 256 << 20,
+            transaction_spill_bytes: 64 << 20,
+            flush_interval_ms: 5_000,
+            flush_bytes: 32 << 20,
+            lock_timeout_ms: 10_000,
+            write_stall_timeout_ms: 30_000,
+            log_max_bytes: 256 << 20,
+            segment_bytes: 64 << 20,
+            cache_bytes: 1 << 30,
+            merge_files: 8,
+        }
+    }
+}

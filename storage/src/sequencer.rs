@@ -1,0 +1,549 @@
+//! The sequencer: one thread that orders commits.
+//!
+//! Sessions hand over finished write sets; the sequencer checks each against what was committed since its snapshot, stamps
+//! it, and proposes groups of them as single log entries, with several entries in flight. What arrives while the log is
+//! busy shares the next entry: no timer, no global lock.
+//!
+//! # Invariants
+//! - SEQ-1 commit timestamps ascend strictly in log order (`timestamps_ascend_in_log_order`).
+//! - SEQ-2 of two transactions that wrote one row, the one with the older snapshot fails
+//!   (`first_committer_wins`, `a_flush_between_read_and_commit_keeps_the_conflict`).
+//! - SEQ-3 a commit is acknowledged after its entry is durable and applied.
+//! - SEQ-4 publications pass through here too, so that a commit ordered after one has current row addresses.
+//!
+//! # Failure
+//! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work until
+//! the store is opened again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use base::{Classify, CommitTs, ErrorKind, FileId, RequestId, RowAddress, RowKey, TableId};
+use bytes::Bytes;
+use codec::StoredSchema;
+use columns::FileMeta;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use roaring::RoaringBitmap;
+use rows::RowOp;
+use runtime::Clock;
+use tokio::sync::oneshot;
+
+use crate::command::{Command, Commit, Publish, TableEffects};
+use crate::state::{Prepared, State, Table};
+use crate::{Error, Result, TransactionHeader};
+
+/// Log entries that may be on their way at once.
+const ENTRIES_IN_FLIGHT: usize = 4;
+/// Transactions in one entry.
+const GROUP_TRANSACTIONS: usize = 1024;
+/// Bytes of row effects in one entry, unless a single transaction is larger.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// What a written row replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Predecessor {
+    /// Nothing: an insert.
+    Nothing,
+    /// A version in the row tier.
+    RowTier,
+    /// A row in the column tier.
+    Columns(RowAddress),
+}
+
+/// The write set of one table.
+#[derive(Debug)]
+pub(crate) struct TableCommit {
+    pub(crate) table: Arc<Table>,
+    pub(crate) schema: Arc<StoredSchema>,
+    pub(crate) truncate: bool,
+    pub(crate) rows: Vec<(RowKey, RowOp, Predecessor)>,
+    pub(crate) staged: Vec<FileMeta>,
+    pub(crate) masks: Vec<(FileId, RoaringBitmap)>,
+}
+
+/// A finished transaction.
+#[derive(Debug)]
+pub(crate) struct CommitOrder {
+    pub(crate) snapshot: CommitTs,
+    pub(crate) request: Option<RequestId>,
+    pub(crate) header: TransactionHeader,
+    pub(crate) defines: Vec<Arc<StoredSchema>>,
+    pub(crate) drops: Vec<TableId>,
+    pub(crate) tables: Vec<TableCommit>,
+    pub(crate) bytes: usize,
+    pub(crate) reply: oneshot::Sender<Result<CommitTs>>,
+}
+
+impl CommitOrder {
+    /// Effects that are checked against whole tables rather than key by key; they are ordered alone.
+    fn is_bulk(&self) -> bool {
+        self.tables.iter().any(|table| table.truncate || !table.staged.is_empty() || !table.masks.is_empty())
+    }
+}
+
+/// Work for the sequencer.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Commit(Box<CommitOrder>),
+    Publish { publish: Box<Publish>, prepared: Arc<Prepared>, reply: oneshot::Sender<Result<()>> },
+    Tick { ts: CommitTs, reply: oneshot::Sender<Result<()>> },
+    Allocate { counter: String, count: u64, reply: oneshot::Sender<Result<u64>> },
+    Stop,
+}
+
+/// Counters of the sequencer.
+#[derive(Debug, Default)]
+pub(crate) struct SequencerStats {
+    pub(crate) groups: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+}
+
+/// The handle sessions hold.
+#[derive(Debug)]
+pub(crate) struct Sequencer {
+    orders: Sender<Order>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Arc<State>,
+    /// Keys that are ordered but not applied.
+    pending: Mutex<HashMap<(TableId, RowKey), CommitTs>>,
+    failed: AtomicBool,
+    stats: SequencerStats,
+}
+
+impl Sequencer {
+    pub(crate) fn start(state: Arc<State>, raft: raft::Raft, clock: Arc<dyn Clock>) -> Result<Self> {
+        let (orders, receiver) = unbounded();
+        let shared = Arc::new(Shared {
+            state,
+            pending: Mutex::default(),
+            failed: AtomicBool::new(false),
+            stats: SequencerStats::default(),
+        });
+        let (permit, permits) = bounded(ENTRIES_IN_FLIGHT);
+        let mut work = Worker {
+            last: shared.state.last(),
+            shared: Arc::clone(&shared),
+            raft,
+            clock,
+            runtime: tokio::runtime::Handle::current(),
+            permit,
+            permits,
+        };
+        #[allow(clippy::disallowed_methods, reason = "the sequencer is the one thread of its own in storage")]
+        let thread = std::thread::Builder::new()
+            .name("lattice-sequencer".into())
+            .spawn(move || work.run(&receiver))
+            .map_err(|error| Error::Unavailable(format!("cannot start the sequencer thread: {error}")))?;
+        Ok(Self { orders, thread: Mutex::new(Some(thread)), shared })
+    }
+
+    pub(crate) fn send(&self, order: Order) -> Result<()> {
+        self.orders.send(order).map_err(|_| Error::Unavailable("the store is closed".into()))
+    }
+
+    pub(crate) fn stats(&self) -> &SequencerStats {
+        &self.shared.stats
+    }
+
+    /// When the key was last written, as far as memory knows: ordered, in the row tier, or flushed lately.
+    pub(crate) fn newest(&self, table: &Table, key: &RowKey) -> Option<CommitTs> {
+        let pending = self.shared.pending.lock().get(&(table.id, key.clone())).copied();
+        pending.or_else(|| newest_applied(table, key))
+    }
+
+    pub(crate) fn stop(&self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn newest_applied(table: &Table, key: &RowKey) -> Option<CommitTs> {
+    table.rows.newest(key).or_else(|| {
+        let inner = table.inner.read();
+        inner.recent.iter().rev().find_map(|(_, _, prepared)| {
+            let at = prepared.flushed.binary_search_by(|(flushed, _)| flushed.cmp(key)).ok()?;
+            Some(prepared.flushed[at].1)
+        })
+    })
+}
+
+/// Why a write set cannot commit.
+fn conflict(table: &Table) -> Error {
+    Error::WriteConflict { table: table.id }
+}
+
+/// Where the row that a write replaces lies now. The caller has checked that nothing newer than the snapshot exists for the
+/// key, so the newest version is the one that the transaction read.
+fn current_address(writes: &TableCommit, key: &RowKey, predecessor: Predecessor) -> Result<Option<RowAddress>> {
+    let table = &writes.table;
+    let inner = table.inner.read();
+    let follow = |mut address: RowAddress, from: usize| -> Result<RowAddress> {
+        for (_, _, prepared) in inner.recent.iter().skip(from) {
+            if let Some(relocation) = prepared.moved.get(&address.file) {
+                address = relocation.rows.get(address.offset as usize).copied().flatten().ok_or_else(|| conflict(table))?;
+            }
+        }
+        Ok(address)
+    };
+    let address = match predecessor {
+        Predecessor::Nothing => return Ok(None),
+        Predecessor::RowTier => {
+            if table.rows.newest(key).is_some_and(|ts| ts > inner.published.cut) {
+                return Ok(None);
+            }
+            // A flush moved the row since it was read.
+            let found = inner.recent.iter().enumerate().rev().find_map(|(at, (_, _, prepared))| {
+                prepared.address(key).map(|address| (at, address))
+            });
+            let (at, address) = found.ok_or_else(|| conflict(table))?;
+            follow(address, at + 1)?
+        }
+        Predecessor::Columns(address) if writes.staged.iter().any(|meta| meta.file == address.file) => {
+            return Ok(Some(address));
+        }
+        Predecessor::Columns(address) => follow(address, 0)?,
+    };
+    // A row of a file that is no longer current was seen in history: it has been superseded since the snapshot.
+    let live = inner.published.file(address.file).is_some();
+    let closed = inner.masks.get(&address.file).and_then(|mask| mask.closed_at(address.offset));
+    if !live || closed.is_some() {
+        return Err(conflict(table));
+    }
+    Ok(Some(address))
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    raft: raft::Raft,
+    clock: Arc<dyn Clock>,
+    runtime: tokio::runtime::Handle,
+    last: CommitTs,
+    permit: Sender<()>,
+    permits: Receiver<()>,
+}
+
+/// Commits that share one entry.
+#[derive(Default)]
+struct Group {
+    commits: Vec<Commit>,
+    replies: Vec<(CommitTs, oneshot::Sender<Result<CommitTs>>)>,
+    keys: Vec<(TableId, RowKey)>,
+    bytes: usize,
+}
+
+impl Worker {
+    fn run(&mut self, orders: &Receiver<Order>) {
+        let mut next: Option<Order> = None;
+        loop {
+            let Some(order) = next.take().or_else(|| orders.recv().ok()) else { break };
+            match order {
+                Order::Stop => break,
+                Order::Commit(commit) if commit.is_bulk() => {
+                    self.drain();
+                    let mut group = Group::default();
+                    self.admit(*commit, &mut group);
+                    self.propose_group(group);
+                    self.drain();
+                }
+                Order::Commit(commit) => {
+                    // Waiting for a place in flight before collecting lets the group grow while the log is busy.
+                    self.wait_for_place();
+                    let mut group = Group::default();
+                    self.admit(*commit, &mut group);
+                    while group.commits.len() < GROUP_TRANSACTIONS && group.bytes < GROUP_BYTES {
+                        match orders.try_recv() {
+                            Ok(Order::Commit(commit)) if !commit.is_bulk() => self.admit(*commit, &mut group),
+                            Ok(other) => {
+                                next = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.propose_group(group);
+                }
+                Order::Publish { publish, prepared, reply } => {
+                    self.drain();
+                    self.publish(*publish, prepared, reply);
+                    self.drain();
+                }
+                Order::Tick { ts, reply } => {
+                    self.last = self.last.max(ts);
+                    self.propose(&Command::Tick(ts), move |outcome| {
+                        let _ = reply.send(outcome.map(|_| ()));
+                    });
+                }
+                Order::Allocate { counter, count, reply } => {
+                    self.propose(&Command::Allocate { counter, count }, move |outcome| {
+                        let _ = reply.send(outcome.and_then(|bytes| {
+                            let first: [u8; 8] = bytes
+                                .as_ref()
+                                .try_into()
+                                .map_err(|_| Error::Corrupt("reply of a counter is not 8 bytes".into()))?;
+                            Ok(u64::from_le_bytes(first))
+                        }));
+                    });
+                }
+            }
+        }
+        self.drain();
+    }
+
+    fn wait_for_place(&self) {
+        // A place is a token in the bounded channel; sending blocks while all are taken.
+        if self.permit.send(()).is_ok() {
+            let _ = self.permits.try_recv();
+        }
+    }
+
+    /// Waits until nothing is in flight.
+    fn drain(&self) {
+        for _ in 0..ENTRIES_IN_FLIGHT {
+            let _ = self.permit.send(());
+        }
+        for _ in 0..ENTRIES_IN_FLIGHT {
+            let _ = self.permits.try_recv();
+        }
+    }
+
+    fn stamp(&mut self) -> CommitTs {
+        self.last = self.last.next().max(self.clock.now());
+        self.last
+    }
+
+    fn admit(&mut self, order: CommitOrder, group: &mut Group) {
+        if let Some(ts) = order.request.and_then(|request| self.shared.state.outcome(request)) {
+            let _ = order.reply.send(Ok(ts));
+            return;
+        }
+        if self.shared.failed.load(Ordering::Acquire) {
+            let _ = order.reply.send(Err(Error::Unavailable("an earlier commit failed: restart the server".into())));
+            return;
+        }
+        match self.check(&order) {
+            Err(error) => {
+                self.shared.stats.conflicts.fetch_add(1, Ordering::Relaxed);
+                let _ = order.reply.send(Err(error));
+            }
+            Ok(addresses) => {
+                let ts = self.stamp();
+                self.enlist(order, addresses, ts, group);
+            }
+        }
+    }
+
+    /// First committer wins: no row that the transaction wrote may have been written since its snapshot.
+    fn check(&self, order: &CommitOrder) -> Result<Vec<Vec<Option<RowAddress>>>> {
+        let pending = self.shared.pending.lock();
+        let mut addresses = Vec::with_capacity(order.tables.len());
+        for writes in &order.tables {
+            let table = &writes.table;
+            {
+                let inner = table.inner.read();
+                if inner.dropped.is_some() {
+                    return Err(Error::UnknownTable(table.id));
+                }
+                if let Some((_, newest)) = inner.schemas.last()
+                    && newest.version > writes.schema.version
+                {
+                    return Err(conflict(table));
+                }
+            }
+            let mut of_table = Vec::with_capacity(writes.rows.len());
+            for (key, _, predecessor) in &writes.rows {
+                if pending.contains_key(&(table.id, key.clone()))
+                    || newest_applied(table, key).is_some_and(|ts| ts > order.snapshot)
+                {
+                    return Err(conflict(table));
+                }
+                of_table.push(current_address(writes, key, *predecessor)?);
+            }
+            check_against_bulk(order, writes)?;
+            addresses.push(of_table);
+        }
+        Ok(addresses)
+    }
+
+    fn enlist(&mut self, order: CommitOrder, addresses: Vec<Vec<Option<RowAddress>>>, ts: CommitTs, group: &mut Group) {
+        let mut aside = Vec::new();
+        let mut tables = Vec::with_capacity(order.tables.len());
+        for (mut writes, addresses) in order.tables.into_iter().zip(addresses) {
+            let id = writes.table.id;
+            let mut effects = TableEffects { table: id, truncate: writes.truncate, ..TableEffects::default() };
+            for ((key, op, _), address) in writes.rows.into_iter().zip(addresses) {
+                aside.extend(address.map(|address| (id, key.clone(), address)));
+                group.keys.push((id, key.clone()));
+                effects.rows.push((key, op));
+            }
+            for meta in &mut writes.staged {
+                if let Err(error) = meta.bind(&writes.schema, ts) {
+                    let _ = order.reply.send(Err(Error::part(error)));
+                    return;
+                }
+            }
+            effects.staged = writes.staged;
+            effects.masks = writes.masks.into_iter().map(|(file, rows)| (file, Arc::new(rows))).collect();
+            tables.push(effects);
+        }
+        {
+            let mut pending = self.shared.pending.lock();
+            for effects in &tables {
+                pending.extend(effects.rows.iter().map(|(key, _)| ((effects.table, key.clone()), ts)));
+            }
+        }
+        if !aside.is_empty() {
+            self.shared.state.aside.addresses.lock().insert(ts, aside);
+        }
+        group.bytes += order.bytes;
+        group.replies.push((ts, order.reply));
+        group.commits.push(Commit {
+            ts,
+            request: order.request,
+            header: order.header,
+            defines: order.defines,
+            drops: order.drops,
+            tables,
+        });
+    }
+
+    fn propose_group(&mut self, group: Group) {
+        if group.commits.is_empty() {
+            return;
+        }
+        self.shared.stats.groups.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::clone(&self.shared);
+        let Group { commits, replies, keys, .. } = group;
+        self.propose(&Command::Group(commits), move |outcome| {
+            {
+                let mut pending = shared.pending.lock();
+                for key in keys {
+                    pending.remove(&key);
+                }
+            }
+            match outcome {
+                Ok(_) => {
+                    for (ts, reply) in replies {
+                        let _ = reply.send(Ok(ts));
+                    }
+                }
+                Err(error) => {
+                    let refused = error.kind() == ErrorKind::Exhausted;
+                    for (_, reply) in replies {
+                        let _ = reply.send(Err(if refused { Error::DiskFull } else { Error::Indeterminate }));
+                    }
+                }
+            }
+        });
+    }
+
+    fn publish(&mut self, publish: Publish, prepared: Arc<Prepared>, reply: oneshot::Sender<Result<()>>) {
+        let table = self.shared.state.table_or_new(publish.table);
+        {
+            // A set of rows masked by a large transaction after the cut cannot be carried over to the rewritten files.
+            let inner = table.inner.read();
+            let lost = publish.removed.iter().any(|file| {
+                inner.masks.get(file).is_some_and(|mask| mask.has_layers_after(publish.cut))
+            });
+            if lost {
+                let _ = reply.send(Err(conflict(&table)));
+                return;
+            }
+        }
+        self.shared.state.aside.prepared.lock().insert((publish.table, publish.cut), prepared);
+        self.propose(&Command::Publish(publish), move |outcome| {
+            let _ = reply.send(outcome.map(|_| ()));
+        });
+    }
+
+    /// Sends one entry on its way; `done` runs once it is durable and applied, or has failed.
+    fn propose(&mut self, command: &Command, done: impl FnOnce(Result<Bytes>) + Send + 'static) {
+        let bytes = match command.encode() {
+            Ok(bytes) => bytes,
+            Err(error) => return done(Err(error)),
+        };
+        let _ = self.permit.send(());
+        let proposal = {
+            let _context = self.runtime.enter();
+            self.raft.propose(bytes)
+        };
+        let shared = Arc::clone(&self.shared);
+        let permits = self.permits.clone();
+        self.runtime.spawn(async move {
+            let outcome = proposal.await.map(|proposed| proposed.reply).map_err(|error| {
+                shared.failed.store(true, Ordering::Release);
+                tracing::error!(%error, "a proposal failed: no further commit is accepted");
+                Error::part(error)
+            });
+            let outcome = outcome.and_then(|reply| shared.state.check().map(|()| reply));
+            done(outcome);
+            let _ = permits.try_recv();
+        });
+    }
+}
+
+/// Ranges of keys that large transactions wrote since the snapshot, against what this one wrote, and the other way round.
+fn check_against_bulk(order: &CommitOrder, writes: &TableCommit) -> Result<()> {
+    let table = &writes.table;
+    if table.newest() <= order.snapshot {
+        return Ok(());
+    }
+    let (published, masks) = table.pin();
+    // Hidden keys are handed out once, so that only masks can clash.
+    let keyed = !writes.schema.has_hidden_key();
+    let covers = |meta: &FileMeta, key: &RowKey| meta.min_key <= *key && *key <= meta.max_key;
+    let newer = || {
+        published
+            .current
+            .iter()
+            .chain(&published.staged)
+            .filter(|meta| meta.constant_tx_from().is_some_and(|ts| ts > order.snapshot))
+    };
+    for meta in newer().filter(|_| keyed) {
+        let inserted = writes.rows.iter().any(|(key, _, at)| *at == Predecessor::Nothing && covers(meta, key));
+        let overlaps =
+            writes.staged.iter().any(|staged| staged.min_key <= meta.max_key && meta.min_key <= staged.max_key);
+        if inserted || overlaps {
+            return Err(conflict(table));
+        }
+    }
+    if keyed && !writes.staged.is_empty() {
+        // Versions that were flushed since are in the lists below.
+        let above = order.snapshot.max(published.cut);
+        let scan = table.rows.scan(.., CommitTs::MAX, above).map_err(Error::part)?;
+        for chunk in scan {
+            if chunk.iter().any(|(key, _)| writes.staged.iter().any(|meta| covers(meta, key))) {
+                return Err(conflict(table));
+            }
+        }
+        let inner = table.inner.read();
+        for (_, _, prepared) in &inner.recent {
+            let clash = prepared
+                .flushed
+                .iter()
+                .any(|(key, ts)| *ts > order.snapshot && writes.staged.iter().any(|meta| covers(meta, key)));
+            if clash {
+                return Err(conflict(table));
+            }
+        }
+    }
+    for (file, rows) in &writes.masks {
+        if published.file(*file).is_none() && !writes.staged.iter().any(|meta| meta.file == *file) {
+            return Err(conflict(table));
+        }
+        if let Some(mask) = masks.get(file)
+            && !mask.rows_at(CommitTs::MAX).is_disjoint(rows)
+        {
+            return Err(conflict(table));
+        }
+    }
+    Ok(())
+}

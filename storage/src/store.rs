@@ -1,0 +1,371 @@
+//! The store: opening, snapshots, transactions, background work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use base::{CommitTs, FileId, TableId};
+use codec::StoredSchema;
+use columns::{ColumnOptions, ColumnStore};
+use parking_lot::Mutex;
+use runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::checkpoint::{self, Machine};
+use crate::flush::Compactor;
+use crate::folder::Folder;
+use crate::locks::Locks;
+use crate::sequencer::{Order, Sequencer};
+use crate::state::State;
+use crate::transaction::Transaction;
+use crate::view::TableView;
+use crate::{BeginOptions, Error, Result, StoreOptions, StoreStats, TableInfo};
+
+/// Numbers taken from a durable counter at a time.
+const FILE_IDS_AT_ONCE: u64 = 4096;
+/// As above, for hidden row keys.
+const ROW_IDS_AT_ONCE: u64 = 1 << 20;
+/// How often background work looks around.
+const BACKGROUND_PERIOD: Duration = Duration::from_millis(100);
+
+/// The door to stored data. Cheap to clone; the last clone dropped does not close the store, [`Store::shutdown`] does.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) core: Arc<Core>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) options: StoreOptions,
+    pub(crate) runtime: Runtime,
+    pub(crate) state: Arc<State>,
+    pub(crate) columns: ColumnStore,
+    pub(crate) raft: raft::Raft,
+    pub(crate) journal: journal::Journal,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) locks: Locks,
+    pub(crate) compactor: Compactor,
+    /// Running transactions: order number → snapshot.
+    pub(crate) running: Mutex<BTreeMap<u64, CommitTs>>,
+    file_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
+    row_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
+    pub(crate) counters: Counters,
+    closing: AtomicBool,
+    background: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    folder: Mutex<Option<Folder>>,
+}
+
+/// Figures for metrics and tests.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) row_tier_rows: Arc<AtomicU64>,
+    pub(crate) column_rows: Arc<AtomicU64>,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) merges: AtomicU64,
+}
+
+impl Store {
+    /// Opens a data folder, creating it when it is absent or empty, and recovers everything that was acknowledged.
+    ///
+    /// Fails with [`Error::Folder`] when another process has it open or it is not ours, and with [`Error::Corrupt`] when
+    /// stored bytes are damaged.
+    pub async fn open(runtime: Runtime, options: StoreOptions) -> Result<Store> {
+        let folder = Folder::open(&runtime, &options.data)?;
+        let (journal, recovered) = {
+            let mut settings = journal::JournalOptions::default();
+            settings.segment_bytes = options.segment_bytes;
+            journal::Journal::open(Arc::clone(&runtime.disk), &options.data.join("journal"), settings)
+                .map_err(Error::part)?
+        };
+        let row_tier = Arc::new(rows::RowTier::new(rows::RowTierOptions::with_limit(options.row_tier_bytes)));
+        let state = Arc::new(State::new(row_tier));
+        let marker = checkpoint::load(&runtime, &options.data, &state)?;
+        let url = options
+            .columns_url
+            .clone()
+            .unwrap_or_else(|| options.data.join("columns").to_string_lossy().into_owned());
+        let mut column_options = ColumnOptions::new(folder.cluster(), folder.epoch());
+        // Decoded keys and statistics get most: they answer lookups without reading.
+        column_options.metadata_cache_bytes = options.cache_bytes / 4;
+        column_options.key_cache_bytes = options.cache_bytes / 4;
+        column_options.stats_cache_bytes = options.cache_bytes / 8;
+        let columns = ColumnStore::open(&url, column_options).await.map_err(Error::part)?;
+        let machine = Arc::new(Machine::new(Arc::clone(&state), runtime.clone(), options.data.clone(), marker));
+        let raft = raft::Raft::open(journal.clone(), recovered, machine, raft::RaftOptions::single(1))
+            .await
+            .map_err(Error::part)?;
+        state.check()?;
+        let compactor = Compactor::recover(&state, &columns).await?;
+        let sequencer = Sequencer::start(Arc::clone(&state), raft.clone(), Arc::clone(&runtime.clock))?;
+        let core = Arc::new(Core {
+            options,
+            runtime,
+            state,
+            columns,
+            raft,
+            journal,
+            sequencer,
+            locks: Locks::default(),
+            compactor,
+            running: Mutex::default(),
+            file_ids: tokio::sync::Mutex::new(0..0),
+            row_ids: tokio::sync::Mutex::new(0..0),
+            counters: Counters::default(),
+            closing: AtomicBool::new(false),
+            background: Mutex::new(None),
+            folder: Mutex::new(Some(folder)),
+        });
+        let store = Store { core };
+        let weak = Arc::downgrade(&store.core);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(BACKGROUND_PERIOD).await;
+                let Some(core) = weak.upgrade() else { break };
+                if core.closing.load(Ordering::Acquire) {
+                    break;
+                }
+                core.background_step().await;
+            }
+        });
+        *store.core.background.lock() = Some(task);
+        Ok(store)
+    }
+
+    /// The newest visible commit.
+    pub fn now(&self) -> CommitTs {
+        self.core.state.last()
+    }
+
+    /// A snapshot of everything acknowledged so far.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { core: Arc::clone(&self.core), at: self.core.state.last() }
+    }
+
+    /// A snapshot at a moment. A moment after the last commit, but not after the clock, is closed first: no later commit
+    /// can be stamped at or before it, so that the answer is repeatable, across restarts too.
+    pub async fn snapshot_at(&self, at: CommitTs) -> Result<Snapshot> {
+        if at > self.core.state.last() {
+            if at > self.core.runtime.clock.now() {
+                return Err(Error::FutureTime { requested: at });
+            }
+            let (reply, done) = oneshot::channel();
+            self.core.sequencer.send(Order::Tick { ts: at, reply })?;
+            done.await.map_err(|_| Error::Unavailable("the store is closing".into()))??;
+        }
+        Ok(Snapshot { core: Arc::clone(&self.core), at })
+    }
+
+    /// Begins a transaction at the newest snapshot.
+    pub async fn begin(&self, options: BeginOptions) -> Result<Transaction> {
+        if self.core.closing.load(Ordering::Acquire) {
+            return Err(Error::Unavailable("the store is closing".into()));
+        }
+        Ok(Transaction::begin(Arc::clone(&self.core), options))
+    }
+
+    /// The first of `count` consecutive numbers of a durable counter. Counters begin at 1; numbers are never handed out
+    /// twice and may be lost.
+    pub async fn allocate(&self, counter: &str, count: u64) -> Result<u64> {
+        self.core.allocate(counter, count).await
+    }
+
+    /// Moves everything committed so far into the column tier: one table, or all.
+    pub async fn flush(&self, table: Option<TableId>) -> Result<()> {
+        match table {
+            Some(id) => match self.core.state.table(id) {
+                Some(table) => self.core.flush_table(&table).await,
+                None => Ok(()),
+            },
+            None => {
+                for table in self.core.state.all_tables() {
+                    self.core.flush_table(&table).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Merges the small files of a table, whatever their number.
+    pub async fn merge(&self, table: TableId) -> Result<()> {
+        match self.core.state.table(table) {
+            Some(table) => self.core.merge_table(&table, 2).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a checkpoint and drops the log before it.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.core.raft.checkpoint().await.map(|_| ()).map_err(Error::part)
+    }
+
+    /// Stops background work, writes a checkpoint and closes the log. Commits after this fail.
+    pub async fn shutdown(&self) -> Result<()> {
+        if self.core.closing.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let task = self.core.background.lock().take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+        let checkpoint = self.checkpoint().await;
+        let sequencer = Arc::clone(&self.core);
+        let _ = tokio::task::spawn_blocking(move || sequencer.sequencer.stop()).await;
+        self.core.raft.shutdown().await.map_err(Error::part)?;
+        // The folder is free from here on, whoever still holds a handle.
+        self.core.folder.lock().take();
+        checkpoint
+    }
+
+    /// What is stored of a table, for metrics, tests and `lattice.tables`.
+    pub fn table_info(&self, table: TableId) -> Option<TableInfo> {
+        let table = self.core.state.table(table)?;
+        let published = table.published();
+        Some(TableInfo {
+            rows_in_row_tier: table.rows.len(),
+            row_tier_bytes: table.rows.bytes(),
+            files: published.current.len(),
+            staged_files: published.staged.len(),
+            column_bytes: published.current.iter().chain(&published.staged).map(|meta| meta.bytes).sum(),
+            column_rows: published.current.iter().chain(&published.staged).map(|meta| u64::from(meta.live_rows())).sum(),
+            history_rows: published.history.iter().map(|meta| u64::from(meta.rows)).sum(),
+            history_bytes: published.history.iter().map(|meta| meta.bytes).sum(),
+            cut: published.cut,
+            current_version: published.current_version.0,
+            history_version: published.history_version.0,
+        })
+    }
+
+    /// Counters since the store was opened.
+    pub fn stats(&self) -> StoreStats {
+        let core = &self.core;
+        let sequencer = core.sequencer.stats();
+        let journal = core.journal.stats();
+        StoreStats {
+            row_tier_bytes: core.state.row_tier.bytes(),
+            row_tier_limit_bytes: core.options.row_tier_bytes,
+            commits: core.state.commits.load(Ordering::Relaxed),
+            groups: sequencer.groups.load(Ordering::Relaxed),
+            conflicts: sequencer.conflicts.load(Ordering::Relaxed),
+            lock_waits: core.locks.waits.load(Ordering::Relaxed),
+            fsyncs: journal.syncs,
+            flushes: core.counters.flushes.load(Ordering::Relaxed),
+            merges: core.counters.merges.load(Ordering::Relaxed),
+            log_bytes: core.log_bytes(),
+            rows_scanned_row_tier: core.counters.row_tier_rows.load(Ordering::Relaxed),
+            rows_scanned_columns: core.counters.column_rows.load(Ordering::Relaxed),
+            last_commit: core.state.last(),
+        }
+    }
+}
+
+impl Core {
+    /// Bytes of the journal's segments.
+    fn log_bytes(&self) -> u64 {
+        self.journal.stats().segments as u64 * self.options.segment_bytes
+    }
+
+    /// Waits for room in the row tier, at most the stall timeout.
+    pub(crate) async fn row_tier_room(&self, bytes: usize) -> Result<rows::Reservation> {
+        let timeout = Duration::from_millis(self.options.write_stall_timeout_ms);
+        match tokio::time::timeout(timeout, self.state.row_tier.reserve(bytes)).await {
+            Ok(reservation) => reservation.map_err(Error::part),
+            Err(_) => Err(Error::LimitReached {
+                what: "writes wait for the flush and the row tier is full",
+                limit: format!("row_tier_bytes = {}", self.options.row_tier_bytes),
+            }),
+        }
+    }
+
+    pub(crate) async fn allocate(&self, counter: &str, count: u64) -> Result<u64> {
+        let (reply, done) = oneshot::channel();
+        self.sequencer.send(Order::Allocate { counter: counter.to_owned(), count, reply })?;
+        done.await.map_err(|_| Error::Unavailable("the store is closing".into()))?
+    }
+
+    async fn take_ids(
+        &self,
+        pool: &tokio::sync::Mutex<std::ops::Range<u64>>,
+        counter: &str,
+        count: u64,
+        at_once: u64,
+    ) -> Result<u64> {
+        let mut range = pool.lock().await;
+        if range.end - range.start < count {
+            let take = count.max(at_once);
+            let first = self.allocate(counter, take).await?;
+            *range = first..first + take;
+        }
+        let first = range.start;
+        range.start += count;
+        Ok(first)
+    }
+
+    /// File ids, unique for ever; the first of `count`.
+    pub(crate) async fn next_files(&self, count: u64) -> Result<FileId> {
+        Ok(FileId(self.take_ids(&self.file_ids, "lattice.files", count, FILE_IDS_AT_ONCE).await?))
+    }
+
+    /// Hidden row keys for rows that go through the row tier; the first of `count`.
+    pub(crate) async fn next_row_ids(&self, count: u64) -> Result<u64> {
+        self.take_ids(&self.row_ids, "lattice.rows", count, ROW_IDS_AT_ONCE).await
+    }
+
+    async fn background_step(&self) {
+        self.prune_recent();
+        for table in self.state.all_tables() {
+            if self.closing.load(Ordering::Acquire) {
+                return;
+            }
+            let due = self.compactor.is_due(&table, &self.options, &self.state.row_tier);
+            if due && let Err(error) = self.flush_table(&table).await {
+                tracing::error!(table_id = table.id.0, %error, "a flush failed; it is tried again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            if self.options.flush_interval_ms > 0
+                && let Err(error) = self.merge_table(&table, self.options.merge_files).await
+            {
+                tracing::error!(table_id = table.id.0, %error, "a merge failed; it is tried again");
+            }
+            self.drop_old_versions(&table).await;
+        }
+        if self.log_bytes() > self.options.log_max_bytes
+            && let Err(error) = self.raft.checkpoint().await
+        {
+            tracing::error!(%error, "a checkpoint failed; it is tried again");
+        }
+    }
+
+    /// Forgets publications that no running transaction can need to find its rows again.
+    fn prune_recent(&self) {
+        let oldest = self.running.lock().keys().next().copied().unwrap_or(u64::MAX);
+        for table in self.state.all_tables() {
+            if table.inner.read().recent.is_empty() {
+                continue;
+            }
+            let mut inner = table.inner.write();
+            while inner.recent.front().is_some_and(|(_, order, _)| *order < oldest) {
+                inner.recent.pop_front();
+            }
+        }
+    }
+}
+
+/// Everything committed at or before a moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    core: Arc<Core>,
+    at: CommitTs,
+}
+
+impl Snapshot {
+    /// The moment.
+    pub fn ts(&self) -> CommitTs {
+        self.at
+    }
+
+    /// One table at this moment. A table that has never been written is empty.
+    pub fn table(&self, schema: &Arc<StoredSchema>) -> Result<TableView> {
+        Ok(TableView::new(&self.core, schema, self.at, None))
+    }
+}

@@ -1,0 +1,1 @@
+//! Holds the features of all dependencies together; see its `Cargo.toml`. There is no code here.
