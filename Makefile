@@ -25,7 +25,8 @@ fix: setup ## Format, apply lint suggestions, write generated documents
 	LATTICE_BLESS=1 cargo test -q --workspace current
 
 slt: setup ## Run SQL golden files: make slt FILE=tests/slt/suite/join/inner.slt CONFIG=mixed
-	cargo run -q -p lattice-slt -- $(if $(CONFIG),--config $(CONFIG)) $(FILE)
+	cargo build -q --locked -p lattice-slt -p lattice-pins
+	$(CARGO_TARGET_DIR)/debug/slt $(if $(CONFIG),--config $(CONFIG)) $(FILE)
 
 release: setup ## Build the server with optimisations
 	cargo build --release --locked -p lattice-server

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - RESULT-1 the store never holds more than its limits. Test: `the_store_is_bounded`.
-//! - RESULT-2 what was cancelled stays cancelled. Test: `cancelled_is_cancelled`.
+//! - RESULT-2 what was cancelled stays cancelled. Test: `tests::cancelled_is_cancelled`.
 //! - RESULT-3 only the same principal finds an entry. Test: `entries_are_private`.
 
 use std::collections::{HashMap, VecDeque};

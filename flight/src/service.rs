@@ -229,7 +229,7 @@ fn each(
         let values = batch.columns().iter().map(|column| column.slice(row, 1)).collect();
         async move {
             match session.execute(&prepared, Params::Positional(values), transaction).await? {
-                Outcome::Rows(rows) => Ok(rows.stream),
+                Outcome::Rows(rows) => Ok::<_, sql::Error>(rows.stream),
                 Outcome::Affected { .. } | Outcome::Done { .. } => Ok(futures::stream::empty().boxed()),
             }
         }
@@ -304,6 +304,16 @@ impl Inner {
         question_marks: bool,
     ) -> Result<Bound> {
         let (owner, transaction) = self.transaction(call, transaction)?;
+        self.plan_in(owner, text, transaction, question_marks).await
+    }
+
+    async fn plan_in(
+        &self,
+        owner: Arc<Client>,
+        text: &str,
+        transaction: Option<(Handle, TransactionId)>,
+        question_marks: bool,
+    ) -> Result<Bound> {
         let options = PrepareOptions { question_marks, transaction: transaction.map(|(_, id)| id) };
         let prepared = owner
             .session
@@ -599,8 +609,14 @@ impl Inner {
     /// Plans the query of a ticket whose plan is gone: redeemed before, evicted, or from before a restart.
     async fn plan_again(&self, call: &Call, ticket: Ticket) -> Result<Bound> {
         let parameters = decode_parameters(ticket.parameters, self.decode_limits())?;
-        let transaction = Some(&ticket.transaction);
-        let mut bound = self.plan(call, &ticket.statement, transaction, ticket.question_marks).await?;
+        let (mut owner, transaction) = self.transaction(call, Some(&ticket.transaction))?;
+        if transaction.is_none()
+            && let Some(issuer) = self.registry.owner(ticket.client, &call.client)
+        {
+            // Names mean what they meant in the session that asked, as long as it lives.
+            owner = issuer;
+        }
+        let mut bound = self.plan_in(owner, &ticket.statement, transaction, ticket.question_marks).await?;
         if !bound.is_query() {
             // TICKET-2
             return Err(Error::unknown("result", SqlState::INVALID_CURSOR_NAME));

@@ -9,13 +9,13 @@
 //! exist.
 //!
 //! # Invariants
-//! - SESS-1 one bearer token is one session. Test: `a_token_is_a_session`.
+//! - SESS-1 one bearer token is one session. Test: `tests::a_token_is_a_session`.
 //! - SESS-2 a token or cookie that is no longer known is refused, never silently replaced by a fresh session, so that nobody loses
-//!   `BEGIN` or `SET` unnoticed. Test: `expired_sessions_are_refused`.
-//! - SESS-3 handles of another principal do not exist. Test: `handles_are_private_to_a_principal`.
-//! - SESS-4 an idle session ends, a busy one does not. Test: `idle_sessions_end_and_busy_ones_stay`.
+//!   `BEGIN` or `SET` unnoticed. Test: `tests::idle_sessions_end_and_busy_ones_stay`, `tests::cookies_name_sessions`.
+//! - SESS-3 handles of another principal do not exist. Test: `tests::handles_are_private_to_a_principal`.
+//! - SESS-4 an idle session ends, a busy one does not. Test: `tests::idle_sessions_end_and_busy_ones_stay`.
 //! - SESS-5 a statement prepared in a transaction that has ended runs in the session's one open transaction, because drivers keep
-//!   prepared statements across commits; with none open it commits by itself. Test: `statements_outlive_their_transaction`.
+//!   prepared statements across commits; with none open it commits by itself. Test: `tests::statements_outlive_their_transaction`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

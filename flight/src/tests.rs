@@ -809,7 +809,7 @@ async fn idle_sessions_end_and_busy_ones_stay() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     server.service.expire().await;
     assert_eq!(server.service.metrics().sessions, 1);
-    // expired_sessions_are_refused: SESS-2.
+    // SESS-2: it is not replaced by a fresh one.
     let refused = status(idle.execute("SELECT 1".to_owned(), None).await.unwrap_err());
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("expired"), "{}", refused.message());
@@ -1061,6 +1061,12 @@ async fn tickets_are_redeemable() {
     }
     let mut task = server.login("alice", "a").await;
     assert_eq!(fetch(&mut task, &info).await.unwrap()[0].num_rows(), 1);
+    // Names mean what they meant where the ticket was issued.
+    run(&mut client, "CREATE TEMPORARY TABLE here AS SELECT 5 AS n").await;
+    let info = client.execute("SELECT n FROM here".to_owned(), None).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(fetch(&mut task, &info).await.unwrap()[0].num_rows(), 1);
+    }
     // Metadata commands are their own tickets.
     let info = client.get_catalogs().await.unwrap();
     let any = Any::decode(&*info.endpoint[0].ticket.as_ref().unwrap().ticket).unwrap();

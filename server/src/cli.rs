@@ -24,6 +24,8 @@ enum Command {
     Sql(Box<shell::SqlArgs>),
     /// Load Parquet, CSV or JSON files into a table
     Load(Box<load::LoadArgs>),
+    /// Print every setting of the server: its meaning, default and environment variable
+    Config,
     /// Print the version
     Version,
 }
@@ -115,9 +117,16 @@ pub fn run() -> ExitCode {
         Command::Sql(_) | Command::Load(_) => Some(2),
         _ => None,
     };
-    if let Command::Version = cli.command {
-        println!("lattice {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match cli.command {
+        Command::Version => {
+            println!("lattice {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Command::Config => {
+            print!("{}", crate::config::reference());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = workers {
@@ -136,7 +145,7 @@ pub fn run() -> ExitCode {
             Command::Serve(args) => serve::run(&args).await,
             Command::Sql(args) => shell::run(*args).await,
             Command::Load(args) => load::run(*args).await,
-            Command::Version => ExitCode::SUCCESS,
+            Command::Version | Command::Config => ExitCode::SUCCESS,
         }
     });
     // A blocked reader thread must not hold up the end of the process.

@@ -178,11 +178,6 @@ impl Span {
             .map(|millis| Span(Duration::from_millis(millis)))
             .ok_or_else(|| format!("`{text}` is not a duration; write for example \"30s\" or \"250ms\""))
     }
-
-    /// The duration, or `None` where 0 switches the limit off.
-    pub fn limit(self) -> Option<Duration> {
-        (!self.0.is_zero()).then_some(self.0)
-    }
 }
 
 impl fmt::Display for Span {
@@ -308,24 +303,25 @@ section! { "storage",
         /// S3 reads its credentials from the usual `AWS_*` variables.
         columns: String = String::new();
         /// Memory for rows that are not yet in the column tier. Writers wait when it is full.
-        row_tier: Bytes = Bytes(512 << 20);
+        row_tier: Bytes = Bytes(256 << 20);
         /// Memory for cached parts of columnar files.
-        cache: Bytes = Bytes(512 << 20);
+        cache: Bytes = Bytes(1 << 30);
         /// A table is flushed when its rows in the row tier reach this size …
-        flush_bytes: Bytes = Bytes(64 << 20);
-        /// … or when its oldest row there reaches this age.
-        flush_age: Span = Span(Duration::from_secs(60));
+        flush_bytes: Bytes = Bytes(32 << 20);
+        /// … and otherwise this often, while there are any; 0 leaves only the size.
+        flush_interval: Span = Span(Duration::from_secs(5));
+        /// Small files of one table that cause a merge.
+        merge_files: u64 = 8;
         /// Length of log after which tables that lag are flushed and a checkpoint is written, so that restarts stay short.
-        log_max: Bytes = Bytes(1 << 30);
+        log_max: Bytes = Bytes(256 << 20);
         /// Size of one journal segment.
         journal_segment: Bytes = Bytes(64 << 20);
-        /// Writes are refused when the disk has less than this left; reads go on.
-        low_water: Bytes = Bytes(256 << 20);
         /// How long a statement waits for a row that another transaction has locked.
-        lock_timeout: Span = Span(Duration::from_secs(5));
+        lock_timeout: Span = Span(Duration::from_secs(10));
         /// A transaction that writes more than this moves its changes to files and commits them by reference.
         spill_bytes: Bytes = Bytes(64 << 20);
-        /// How long writers wait for an unreachable object store before they get an error.
+        /// How long a writer waits for room in the row tier, for example while the object store cannot be reached, before
+        /// it is refused.
         write_stall_timeout: Span = Span(Duration::from_secs(30));
     }
 }
@@ -515,6 +511,7 @@ impl Config {
         rule(!self.listen.data.is_empty(), "`data` must name a folder")?;
         rule(self.storage.row_tier.0 >= 1 << 20, "`storage.row_tier` must be at least 1MiB")?;
         rule(self.storage.journal_segment.0 >= 1 << 20, "`storage.journal_segment` must be at least 1MiB")?;
+        rule(self.storage.merge_files >= 2, "`storage.merge_files` must be at least 2")?;
         rule(self.storage.flush_bytes.0 >= 1, "`storage.flush_bytes` must be at least 1 byte")?;
         rule(self.sql.memory.0 >= 16 << 20, "`sql.memory` must be at least 16MiB")?;
         rule(self.limits.message.0 >= 1 << 20, "`limits.message` must be at least 1MiB")?;

@@ -18,14 +18,14 @@
 //! # Not here
 //! Planning, storage and the wire; this crate only connects them.
 
-mod cli;
-mod client;
-mod config;
-mod http;
-mod load;
-mod logs;
-mod metrics;
-mod serve;
-mod shell;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod http;
+pub mod load;
+pub mod logs;
+pub mod metrics;
+pub mod serve;
+pub mod shell;
 
 pub use cli::run;

@@ -80,9 +80,11 @@ metrics! {
     "lattice_sql_transactions_rolled_back_total" counter "Transactions rolled back." |s| s.engine.rollbacks;
     "lattice_sql_memory_bytes" gauge "Memory reserved by running queries." |s| s.engine.memory_used;
     "lattice_storage_commits_total" counter "Commits in the log." |s| s.store.commits;
+    "lattice_storage_groups_total" counter "Log entries that carried commits: less than the commits when they share." |s| s.store.groups;
     "lattice_storage_conflicts_total" counter "Transactions refused because another one won." |s| s.store.conflicts;
     "lattice_storage_lock_waits_total" counter "Waits for a row lock." |s| s.store.lock_waits;
     "lattice_storage_flushes_total" counter "Moves of rows from the row tier to the column tier." |s| s.store.flushes;
+    "lattice_storage_merges_total" counter "Merges of small columnar files." |s| s.store.merges;
     "lattice_storage_last_commit_microseconds" gauge "Timestamp of the newest commit, in microseconds since 1970." |s| u64::try_from(s.store.last_commit.0).unwrap_or_default();
     "lattice_journal_fsyncs_total" counter "Synchronisations of the log to disk." |s| s.store.fsyncs;
     "lattice_journal_bytes" gauge "Length of the log." |s| s.store.log_bytes;
@@ -118,7 +120,8 @@ pub fn render(sources: &Sources) -> String {
 }
 
 /// The text of `docs/metrics.md`.
-pub fn reference() -> String {
+#[cfg(test)]
+fn reference() -> String {
     let mut out = String::from(
         "# Metrics\n\n<!-- Made from server/src/metrics.rs by `make fix`; a test keeps it current. -->\n\n\
          `GET /metrics` on the HTTP port answers in Prometheus' text form.\n\n| metric | kind | meaning |\n|---|---|---|\n",

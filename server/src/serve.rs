@@ -196,7 +196,10 @@ fn store_options(config: &Config) -> StoreOptions {
     options.row_tier_bytes = size(storage.row_tier.0);
     options.cache_bytes = size(storage.cache.0);
     options.flush_bytes = size(storage.flush_bytes.0);
-    options.flush_interval_ms = millis(storage.flush_age);
+    options.flush_interval_ms = millis(storage.flush_interval);
+    options.write_stall_timeout_ms = millis(storage.write_stall_timeout);
+    options.segment_bytes = storage.journal_segment.0;
+    options.merge_files = size(storage.merge_files);
     options.log_max_bytes = storage.log_max.0;
     options.lock_timeout_ms = millis(storage.lock_timeout);
     options.transaction_spill_bytes = size(storage.spill_bytes.0);

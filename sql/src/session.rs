@@ -18,15 +18,13 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use base::{Principal, SessionId, SqlState};
 use datafusion::common::ScalarValue;
-use datafusion::execution::SessionState;
-use datafusion::logical_expr::registry::FunctionRegistry;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use parking_lot::{Mutex, RwLock};
 use sqlparser::ast;
 use storage::{BeginOptions, TransactionHeader};
 
-use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, ObjectId};
+use crate::catalog::{Catalog, ObjectId};
 use crate::dml::Written;
 use crate::door::{
     IngestRequest, OptionValue, Outcome, Params, PrepareOptions, Rows, SavepointHandle, SessionOptions, StatementKind, TransactionId,
@@ -36,7 +34,7 @@ use crate::locks::RowLocks;
 use crate::parse::statement::{self as st, Statement, StatementAst};
 use crate::parse::{ParseOptions, parse_script};
 
-use crate::plan::{Binder, ClientForm, FunctionScope, Overrides, Scope, authorize, client_schema, session_functions};
+use crate::plan::{Binder, ClientForm, LazyState, Overrides, Scope, authorize, client_schema};
 use crate::queries::{Stage, Ticket};
 use crate::settings::Settings;
 use crate::transaction::{Reader, Status, Txn, Which};
@@ -205,7 +203,7 @@ impl SessionInner {
                 (Reader::Transaction(txn.clone()), catalog, txn.started)
             }
             None => {
-                let snapshot = store.snapshot().await;
+                let snapshot = store.snapshot();
                 let catalog = self.engine.catalog.of(store, &snapshot).await?;
                 (Reader::Snapshot(snapshot), catalog, chrono::Utc::now())
             }
@@ -222,33 +220,17 @@ impl SessionInner {
         params: Option<Vec<ScalarValue>>,
     ) -> Scope {
         let path = self.settings.read().search_path();
-        let mut full_path = vec![format!("{FIRST_SESSION_SCHEMA}{}", self.id)];
-        full_path.extend(path.iter().cloned());
-        let functions = FunctionScope { session: self.clone(), catalog: catalog.clone(), path: full_path, snapshot: reader.ts().0 };
-        let state = self.state(&functions, now);
         Scope {
             session: self.clone(),
             catalog,
             reader,
             txn,
             path,
-            state: Arc::new(state),
+            lazy: Arc::new(LazyState::default()),
             now,
             params: params.map(Arc::new),
             param_types: Arc::default(),
         }
-    }
-
-    fn state(&self, functions: &FunctionScope, now: chrono::DateTime<chrono::Utc>) -> SessionState {
-        let mut state = self.engine.base.clone();
-        state.mark_start_execution();
-        state.execution_props_mut().query_execution_start_time = Some(now);
-        for function in session_functions(functions) {
-            if let Err(error) = state.register_udf(Arc::new(function)) {
-                tracing::error!(%error, "a session function cannot be registered");
-            }
-        }
-        state
     }
 
     fn check_open(&self) -> Result<()> {
@@ -269,8 +251,18 @@ impl SessionInner {
         self.check_open()?;
         let ticket = self.ticket(&statement.text);
         let work = Box::pin(self.dispatch(statement, params, handle, announced, &ticket));
-        let produced = ticket.run(work).await.map_err(|error| place(error, statement))?;
-        Ok(self.wrap(produced, ticket))
+        match ticket.run(work).await {
+            Ok(produced) => Ok(self.wrap(produced, ticket)),
+            Err(error) => {
+                // Also when the statement was cancelled in the middle of its writes.
+                if !matches!(statement.kind, StatementAst::Begin(_)) {
+                    if let Ok(Some(txn)) = self.transaction(handle) {
+                        txn.fail();
+                    }
+                }
+                Err(place(error, statement))
+            }
+        }
     }
 
     fn wrap(&self, produced: Produced, ticket: Ticket) -> Outcome {
@@ -325,11 +317,7 @@ impl SessionInner {
             }
         }
         txn.check()?;
-        let result = self.inside(statement, params, announced, &txn, ticket).await;
-        if result.is_err() {
-            txn.fail();
-        }
-        result
+        self.inside(statement, params, announced, &txn, ticket).await
     }
 
     fn idle_limit(&self) -> Option<Duration> {
@@ -624,7 +612,7 @@ impl SessionInner {
         let mut query = query.clone();
         let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
         let plan = authorize(binder.query(query)?, &self.principal)?;
-        let (physical, stream) = plan.stream(&scope.state).await?;
+        let (physical, stream) = plan.stream(scope.state()).await?;
         let rows_hint = match physical.partition_statistics(None)?.num_rows {
             datafusion::common::stats::Precision::Exact(rows) => Some(rows),
             _ => None,
@@ -740,7 +728,7 @@ impl SessionInner {
                 if known.iter().any(Option::is_none) {
                     return Ok(None);
                 }
-                let plan = scope.state.analyzer().execute_and_check(plan, scope.state.config_options(), |_, _| {})?;
+                let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
                 learn(&plan, known)?;
                 Some(client_schema(plan.schema().as_arrow()))
             }
@@ -999,7 +987,10 @@ impl Session {
                 txn.check()?;
                 txn.clone()
             }
-            None => session.open_transaction(false, session.settings.read().default_read_only(), Some(&prepared.sql)).await?,
+            None => {
+                let read_only = session.settings.read().default_read_only();
+                session.open_transaction(false, read_only, Some(&prepared.sql)).await?
+            }
         };
         let work = Box::pin(async {
             let _gate = txn.gate.lock().await;

@@ -86,6 +86,7 @@ impl Store {
             .clone()
             .unwrap_or_else(|| options.data.join("columns").to_string_lossy().into_owned());
         let mut column_options = ColumnOptions::new(folder.cluster(), folder.epoch());
+        column_options.disk = Arc::clone(&runtime.disk);
         // Decoded keys and statistics get most: they answer lookups without reading.
         column_options.metadata_cache_bytes = options.cache_bytes / 4;
         column_options.key_cache_bytes = options.cache_bytes / 4;

@@ -557,7 +557,14 @@ fn with_hidden_keys(schema: &StoredSchema, rows: &RecordBatch, first: u64) -> Re
     let first = i64::try_from(first).map_err(|_| Error::Invalid("row numbers are used up".into()))?;
     let mut arrays: Vec<ArrayRef> = rows.columns().to_vec();
     for (position, column) in schema.columns.iter().enumerate() {
-        let filled: ArrayRef = if column.id == ROW_TS_COLUMN {
+        // A caller that must know the keys beforehand (its indexes name them) gives negative ones, which no row number is.
+        let own = |array: &ArrayRef| {
+            let given = array.as_any().downcast_ref::<Int64Array>();
+            given.is_some_and(|given| given.null_count() == 0 && given.values().iter().all(|&id| id < 0))
+        };
+        let filled: ArrayRef = if column.id == ROW_TS_COLUMN && arrays.get(position).is_some_and(own) {
+            continue;
+        } else if column.id == ROW_TS_COLUMN {
             Arc::new(Int64Array::from_iter_values(first..first + i64::try_from(count).unwrap_or(i64::MAX)))
         } else if column.id == ROW_NO_COLUMN {
             Arc::new(Int64Array::from_iter_values(std::iter::repeat_n(0, count)))

@@ -21,7 +21,7 @@ LARGE = [1.0] if os.environ.get("LATTICE_LONG") else []
 
 # Rows stay in the row tier: nothing is large or old enough to move.
 KEEP_ROWS = [
-    "storage.flush_bytes=1TiB", "storage.flush_age=24h", "storage.row_tier=8GiB", "storage.log_max=1TiB",
+    "storage.flush_bytes=1TiB", "storage.flush_interval=0", "storage.row_tier=8GiB", "storage.log_max=1TiB",
     "storage.spill_bytes=1TiB", "sql.bulk_rows=1000000000",
 ]  # fmt: skip
 
@@ -152,7 +152,7 @@ class Writer(threading.Thread):
 
 @pytest.mark.parametrize("scale", SCALES[:1] + LARGE)
 def test_while_a_writer_updates_and_after_a_crash(tmp_path, reference, scale):
-    settings = ["storage.flush_bytes=256KiB", "storage.flush_age=1s"]
+    settings = ["storage.flush_bytes=256KiB", "storage.flush_interval=1s"]
     server = lattice.Server(tmp_path / "data", settings=settings).start()
     try:
         with server.connect() as connection:

@@ -155,12 +155,21 @@ struct DirNode {
     pending: Vec<EntryChange>,
 }
 
+/// As `Vec::resize` with zeros, but fast in unoptimized builds too, where tests spend their time here.
+fn resize(bytes: &mut Vec<u8>, len: usize) {
+    let old = bytes.len();
+    bytes.truncate(len);
+    if len > old {
+        bytes.extend_from_slice(&vec![0; len - old]);
+    }
+}
+
 impl FileNode {
     fn page(&self, page: usize) -> Vec<u8> {
         let start = (page * PAGE).min(self.current.len());
         let end = (start + PAGE).min(self.current.len());
-        let mut bytes = self.current[start..end].to_vec();
-        bytes.resize(PAGE, 0);
+        let mut bytes = vec![0; PAGE];
+        bytes[..end - start].copy_from_slice(&self.current[start..end]);
         bytes
     }
 
@@ -181,7 +190,7 @@ impl FileNode {
         if len == old {
             return;
         }
-        self.current.resize(len, 0);
+        resize(&mut self.current, len);
         self.lengths.push(len);
         if len < old {
             self.note(len, old);
@@ -198,7 +207,7 @@ impl FileNode {
     }
 
     fn sync(&mut self) {
-        self.durable.resize(self.current.len(), 0);
+        resize(&mut self.durable, self.current.len());
         for &page in self.pages.keys() {
             let start = (page * PAGE).min(self.current.len());
             let end = (start + PAGE).min(self.current.len());
@@ -216,7 +225,7 @@ impl FileNode {
     fn crash(&mut self, rng: &mut SimRng) {
         let choice = usize::try_from(rng.below(self.lengths.len() as u64 + 1)).unwrap_or(0);
         let len = if choice == 0 { self.durable.len() } else { self.lengths[choice - 1] };
-        self.durable.resize(len, 0);
+        resize(&mut self.durable, len);
         for (&page, versions) in &self.pages {
             let start = page * PAGE;
             let end = (start + PAGE).min(len);

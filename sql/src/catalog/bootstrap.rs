@@ -69,7 +69,7 @@ pub(crate) fn names_schema() -> Arc<StoredSchema> {
 
 /// Makes the system tables and the schema `public` in a new store, and drops what sessions of an earlier run left behind.
 pub(crate) async fn bootstrap(store: &Store, cache: &CatalogCache) -> Result<()> {
-    let snapshot = store.snapshot().await;
+    let snapshot = store.snapshot();
     match snapshot.table(&objects_schema()) {
         Ok(view) if view.row_count().rows > 0 => drop_leftovers(store, cache).await,
         Ok(_) | Err(storage::Error::UnknownTable(_)) => create(store).await,

@@ -32,9 +32,6 @@ pub(super) async fn column(
     if crate::scan::HIDDEN.contains(&name.as_str()) || name.starts_with("_valid_") {
         return Err(Error::state(SqlState::RESERVED_NAME, format!("column name \"{name}\" is reserved for the system")));
     }
-    if let ast::DataType::Custom(..) = &definition.data_type {
-        crate::types::check(&definition.data_type)?;
-    }
     let sql_type = SqlType::from_ast(&definition.data_type)?;
     let mut column = Column {
         id,
@@ -97,7 +94,7 @@ struct RowCheck;
 impl RowCheck {
     fn plan(scope: &Scope, expr: Expr) -> Result<()> {
         let plan = datafusion::logical_expr::LogicalPlanBuilder::empty(true).project(vec![expr])?.build()?;
-        scope.state.analyzer().execute_and_check(plan, scope.state.config_options(), |_, _| {})?;
+        scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
         Ok(())
     }
 }
@@ -452,7 +449,7 @@ pub(super) async fn create_as(scope: &Scope, create: &st::CreateTableAs) -> Resu
     let mut query = create.query.as_ref().clone();
     let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
     let plan = binder.query(query)?;
-    let plan = scope.state.analyzer().execute_and_check(plan, scope.state.config_options(), |_, _| {})?;
+    let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
     let (names, types) = view::output(&plan, &create.columns)?;
     let columns = names.into_iter().zip(types).map(|(name, sql_type)| (name, sql_type, true)).collect();
     let on_commit = on_commit(create.temporary, create.on_commit)?;

@@ -82,7 +82,7 @@ impl RowRules {
             if too_long {
                 return Err(Error::state(
                     SqlState::STRING_TOO_LONG,
-                    format!("value too long for type {}", table.types[at].name().replace("varchar", "character varying")),
+                    format!("value too long for type {}", table.types[at].display()),
                 ));
             }
         }

@@ -67,3 +67,9 @@ pub(crate) async fn run(scope: &Scope, delete: &st::Delete) -> Result<Written> {
     writer.finish().await?;
     Ok(Written { tag: "DELETE", rows: count, returned: returning.rows(scope, returned).await? })
 }
+
+/// The plan of the rows to delete, for EXPLAIN.
+pub(crate) async fn explain(scope: &Scope, delete: &st::Delete) -> Result<LogicalPlan> {
+    let target = Target::of_factor(scope, &delete.table)?;
+    select_rows(scope, delete, &target, &target.table.stored.key).await
+}

@@ -128,7 +128,7 @@ impl Referencing {
             }
             // A parent that a committed transaction removed since the snapshot is gone all the same.
             let store = &scope.engine().store;
-            let newest = store.snapshot().await;
+            let newest = store.snapshot();
             if newest.ts() == txn.storage.snapshot_ts() {
                 continue;
             }
@@ -317,7 +317,7 @@ impl Referenced {
 
     /// Children committed after the own snapshot cannot be followed by this transaction: it must be tried again.
     async fn unseen_children(&self, scope: &Scope, txn: &Arc<Txn>, table: &TableEntry, before: &[ArrayRef]) -> Result<()> {
-        let snapshot = scope.engine().store.snapshot().await;
+        let snapshot = scope.engine().store.snapshot();
         if snapshot.ts() == txn.storage.snapshot_ts() || snapshot.table(&self.child.stored).is_err() {
             return Ok(());
         }

@@ -92,7 +92,7 @@ fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>
         return Err(Error::syntax("VALUES lists must all be the same length"));
     }
     let places = given(table, insert, Some(width))?;
-    let types = table.visible.iter().map(|&at| type_of(table.types[at].name())).collect::<Result<Vec<_>>>()?;
+    let types = table.visible.iter().map(|&at| type_of(table.types[at].assigned_name())).collect::<Result<Vec<_>>>()?;
     let defaults = table.visible.iter().map(|&at| default_of(&table.def.columns[at])).collect::<Result<Vec<_>>>()?;
     let mut typed = Vec::with_capacity(rows.len());
     for row in rows {
@@ -351,4 +351,10 @@ pub(crate) async fn insert_plan(scope: &Scope, table: &Arc<TableEntry>, plan: Lo
     }
     writer.finish().await?;
     Ok(count)
+}
+
+/// The plan of the source, for EXPLAIN.
+pub(crate) async fn explain(scope: &Scope, insert: &st::Insert) -> Result<LogicalPlan> {
+    let target = Target::named(scope, &insert.table, insert.alias.clone())?;
+    source(scope, insert, &target.table, Overrides::default(), &mut []).await
 }

@@ -147,6 +147,10 @@ async fn default_column(scope: &Scope, table: &TableEntry, at: usize, rows: usiz
     })
 }
 
+fn is_json(field: &Field) -> bool {
+    field.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json")
+}
+
 fn plain_cast(array: &ArrayRef, data_type: &DataType) -> Option<ArrayRef> {
     if array.data_type() == data_type {
         return Some(array.clone());
@@ -159,12 +163,9 @@ fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<Ar
     let texts = plain_cast(array, &DataType::Utf8)?;
     let texts = texts.as_any().downcast_ref::<StringArray>()?;
     match data_type {
-        DataType::Utf8 if field.metadata().is_empty() => Some(Arc::new(texts.clone())),
-        DataType::Utf8 => {
-            // JSON must be JSON.
-            let valid = texts.iter().flatten().all(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok());
-            valid.then(|| Arc::new(texts.clone()) as ArrayRef)
-        }
+        // JSON is checked and brought into canonical form by its own functions.
+        DataType::Utf8 if is_json(field) => None,
+        DataType::Utf8 => Some(Arc::new(texts.clone())),
         DataType::FixedSizeBinary(16) => {
             let mut builder = arrow::array::FixedSizeBinaryBuilder::with_capacity(texts.len(), 16);
             for text in texts {
@@ -202,7 +203,7 @@ fn convert(cells: &[Cell<'_>], data_type: &DataType, field: &Field) -> Option<Ar
                 _ => ScalarValue::try_from(data_type).ok(),
             })
             .collect::<Option<Vec<_>>>()?;
-        if field.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json") {
+        if is_json(field) {
             return None;
         }
         let array = ScalarValue::iter_to_array(values).ok()?;

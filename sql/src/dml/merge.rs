@@ -293,3 +293,9 @@ fn old_rows(
     }
     Ok((old, locators(batch, positions.len())?))
 }
+
+/// The plan of the join, for EXPLAIN.
+pub(crate) async fn explain(scope: &Scope, merge: &st::Merge) -> Result<LogicalPlan> {
+    let target = Target::of_factor(scope, &merge.table)?;
+    Ok(bind(scope, merge, &target, &mut []).await?.plan)
+}

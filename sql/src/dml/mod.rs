@@ -129,7 +129,7 @@ pub(crate) async fn plan(scope: &Scope, mut query: ast::Query, overrides: Overri
 
 /// Runs a plan.
 pub(super) async fn run_plan(scope: &Scope, plan: datafusion::logical_expr::LogicalPlan) -> Result<BatchStream> {
-    let (_, stream) = authorize(plan, &scope.session.principal)?.stream(&scope.state).await?;
+    let (_, stream) = authorize(plan, &scope.session.principal)?.stream(scope.state()).await?;
     Ok(stream)
 }
 
@@ -170,7 +170,7 @@ impl Returning<'_> {
         let binder = Binder::for_query(scope, &mut query, self.overrides(Vec::new())?, false).await?;
         let plan = binder.query(query)?;
         learn(&plan, known)?;
-        let plan = scope.state.analyzer().execute_and_check(plan, scope.state.config_options(), |_, _| {})?;
+        let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
         Ok(Some(client_schema(plan.schema().as_arrow())))
     }
 
@@ -182,7 +182,7 @@ impl Returning<'_> {
         let mut query = self.query();
         let binder = Binder::for_query(scope, &mut query, self.overrides(rows)?, false).await?;
         let plan = authorize(binder.query(query)?, &scope.session.principal)?;
-        let (physical, mut stream) = plan.stream(&scope.state).await?;
+        let (physical, mut stream) = plan.stream(scope.state()).await?;
         let form = ClientForm::of(&physical.schema());
         let mut batches = Vec::new();
         while let Some(batch) = stream.next().await {

@@ -104,3 +104,9 @@ pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
     writer.finish().await?;
     Ok(Written { tag: "UPDATE", rows: count, returned: returning.rows(scope, returned).await? })
 }
+
+/// The plan of the rows to change, for EXPLAIN.
+pub(crate) async fn explain(scope: &Scope, update: &st::Update) -> Result<LogicalPlan> {
+    let target = Target::of_factor(scope, &update.table)?;
+    Ok(select_rows(scope, update, &target, &mut []).await?.0)
+}

@@ -1,0 +1,44 @@
+//! PostgreSQL's functions that DataFusion lacks, or has with another meaning. The list is in `README.md` beside this file.
+
+pub(crate) mod arrays;
+pub(crate) mod call;
+pub(crate) mod convert;
+pub(crate) mod datetime;
+mod format;
+mod input;
+mod interval;
+pub(crate) mod json;
+mod template;
+
+use std::sync::Arc;
+
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::registry::FunctionRegistry;
+
+use crate::types::{Coercion, Operators};
+use call::Function;
+
+/// Every scalar function, ours before DataFusion's of the same name.
+pub fn scalars() -> Vec<ScalarUDF> {
+    let mut all: Vec<ScalarUDF> = convert::ALL
+        .iter()
+        .chain(json::ALL.iter())
+        .chain(datetime::ALL.iter())
+        .chain(arrays::ALL.iter())
+        .map(|&definition| Function::udf(definition))
+        .collect();
+    all.extend(datetime::clocks());
+    all
+}
+
+/// Adds functions, operators and conversions to the state that every statement starts from.
+pub fn register(state: &mut SessionState) -> DataFusionResult<()> {
+    for function in scalars() {
+        state.register_udf(Arc::new(function))?;
+    }
+    state.register_expr_planner(Arc::new(Operators))?;
+    state.register_function_rewrite(Arc::new(Coercion))?;
+    Ok(())
+}

@@ -19,6 +19,7 @@
 //! | `SET<TEXT>`, `VECTOR<FLOAT, 3>` | `SET('TEXT')`, `VECTOR('FLOAT', '3')` |
 //! | `TABLE t` where a query may stand | `SELECT * FROM t` |
 //! | `OVERRIDING SYSTEM VALUE`, `EMIT CHANGES`, `READ AT MOST 150ms STALE`, `PERIOD FOR v (a, b)`, `WITH SYSTEM VERSIONING` | cut and noted |
+//! | `CREATE TABLE t (a, b) AS …` | the names are cut and noted |
 //!
 //! # Invariants
 //! - DES-1 a statement without these words keeps its tokens. Test: `other_tokens_are_left_alone`.
@@ -52,6 +53,8 @@ pub(crate) struct Notes {
     pub(crate) periods: Vec<(Ident, Ident, Ident)>,
     /// `WITH SYSTEM VERSIONING`.
     pub(crate) system_versioning: bool,
+    /// The names in `CREATE TABLE t (a, b) AS …`: sqlparser wants a type behind each.
+    pub(crate) columns: Option<Vec<Ident>>,
 }
 
 /// An error at a token.
@@ -77,6 +80,7 @@ pub(crate) fn desugar(tokens: Vec<TokenWithSpan>, dialect: &LatticeDialect) -> R
     }
     let mut work = Desugar { tokens, dialect, notes: Notes::default() };
     work.run()?;
+    work.renamed_columns();
     Ok((work.tokens, work.notes))
 }
 
@@ -153,6 +157,7 @@ impl Desugar<'_> {
     fn modifier(&self, at: usize) -> Result<Option<Modifier>> {
         let Some(word) = self.word(at) else { return Ok(None) };
         match word.keyword {
+            Keyword::FOR if at > 0 && self.words(at - 1, &["period"]) => Ok(None),
             Keyword::FOR => self.for_clause(at),
             // After `::` or in a cast it is a type.
             Keyword::TIMESTAMP if self.words(at + 1, &["as", "of"]) && at > 0 && !self.is(at - 1, &Token::DoubleColon) => {
@@ -382,7 +387,8 @@ impl Desugar<'_> {
 
     /// Clauses that are cut out and noted.
     fn cuts(&mut self, at: usize) -> Result<()> {
-        if self.words(at, &["overriding"]) && self.words(at + 2, &["value"]) {
+        // MERGE reads its own OVERRIDING, one per clause.
+        if self.words(at, &["overriding"]) && self.words(at + 2, &["value"]) && !self.words(0, &["merge"]) {
             let overriding = if self.words(at + 1, &["system"]) {
                 Overriding::System
             } else if self.words(at + 1, &["user"]) {
@@ -549,6 +555,40 @@ impl Desugar<'_> {
         self.splice(Modifier { pairs: vec![(key, value)], from: end, to: end });
         self.tokens.drain(at..name);
         Ok(())
+    }
+
+    /// Cuts `(a, b)` out of `CREATE TABLE t (a, b) AS …`.
+    fn renamed_columns(&mut self) {
+        let mut at = 1;
+        while self.word(at).is_some_and(|word| matches!(word.keyword, Keyword::TEMP | Keyword::TEMPORARY | Keyword::LOCAL)) {
+            at += 1;
+        }
+        if !self.words(0, &["create"]) || !self.words(at, &["table"]) {
+            return;
+        }
+        at += if self.words(at + 1, &["if", "not", "exists"]) { 5 } else { 2 };
+        while self.is(at, &Token::Period) {
+            at += 2;
+        }
+        let open = at;
+        if !self.is(open, &Token::LParen) {
+            return;
+        }
+        let mut names = Vec::new();
+        loop {
+            let Some(TokenWithSpan { token: Token::Word(word), span }) = self.tokens.get(at + 1) else { return };
+            names.push(word.clone().into_ident(*span));
+            at += 2;
+            match self.token(at) {
+                Some(Token::Comma) => {}
+                Some(Token::RParen) => break,
+                _ => return,
+            }
+        }
+        if self.word(at + 1).is_some_and(|word| matches!(word.keyword, Keyword::AS | Keyword::WITH | Keyword::ON)) {
+            self.tokens.drain(open..=at);
+            self.notes.columns = Some(names);
+        }
     }
 
     fn like(&self, at: usize, token: Token) -> TokenWithSpan {

@@ -8,6 +8,7 @@
 //! - DIA-2 parsing costs at most a constant number of steps per token: sqlparser backtracks, and some nestings double the work with every
 //!   level. The budget is spent in `parse_prefix`, which every operand passes; running out is the error that `maybe_parse` does not
 //!   swallow. Test: `bombs_stop_quickly`.
+//! - DIA-3 no chain of operators is longer than [`CHAIN`]. Test: `bombs_stop_quickly`.
 //!
 //! # Deliberately absent
 //! Named arguments whose name is an expression (`f('a': 1)`): telling them from plain arguments is what explodes.
@@ -28,19 +29,25 @@ pub(crate) const MAKE_SET: &str = "make_set";
 const STEPS_PER_TOKEN: usize = 64;
 const STEPS_AT_LEAST: usize = 4096;
 
+/// The longest chain of operators: sqlparser builds it as deep as it is long, and taking a tree down again costs stack.
+const CHAIN: usize = 50_000;
+/// How many operators go by between two looks at the chain.
+const CHAIN_LOOK: usize = 256;
+
 /// PostgreSQL's dialect with LatticeDB's additions. One per statement, because it counts.
 #[derive(Debug)]
 pub(crate) struct LatticeDialect {
     base: PostgreSqlDialect,
     steps: Cell<usize>,
     question_marks: bool,
+    operators: Cell<usize>,
 }
 
 impl LatticeDialect {
     /// A dialect with the budget for a statement of so many tokens.
     pub(crate) fn for_tokens(tokens: usize) -> LatticeDialect {
         let steps = tokens.saturating_mul(STEPS_PER_TOKEN).max(STEPS_AT_LEAST);
-        LatticeDialect { base: PostgreSqlDialect {}, steps: Cell::new(steps), question_marks: false }
+        LatticeDialect { base: PostgreSqlDialect {}, steps: Cell::new(steps), question_marks: false, operators: Cell::new(0) }
     }
 
     /// A dialect for the tokenizer. `?` is a parameter when asked, else an operator.
@@ -90,16 +97,32 @@ pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
     })
 }
 
-/// Collects the tokens of `MERGE policy[(…)]` and `INDEX method [(…)]` after a column's type; [`super::grammar`] reads them.
+/// Whether these unquoted words come next.
+fn peek(parser: &Parser<'_>, words: &[&str]) -> bool {
+    words.iter().enumerate().all(|(i, wanted)| match &parser.peek_nth_token_ref(i).token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted),
+        _ => false,
+    })
+}
+
+/// Collects the tokens of `MERGE policy[(…)]`, `INDEX method [(…)]` and `GENERATED … AS IDENTITY [(…)]` after a column's type;
+/// [`super::grammar`] reads them. (sqlparser wants the options of a sequence in one order.)
 fn column_clause(parser: &mut Parser<'_>) -> Result<Option<Vec<Token>>, ParserError> {
-    let Token::Word(first) = parser.peek_token_ref().token.clone() else { return Ok(None) };
-    if first.quote_style.is_some() || !matches!(first.keyword, Keyword::MERGE | Keyword::INDEX) {
+    let words = if peek(parser, &["generated", "always", "as", "identity"]) {
+        4
+    } else if peek(parser, &["generated", "by", "default", "as", "identity"]) {
+        5
+    } else if peek(parser, &["merge"]) || peek(parser, &["index"]) {
+        2
+    } else {
         return Ok(None);
-    }
-    let mut tokens = vec![parser.next_token().token];
-    match parser.next_token().token {
-        name @ Token::Word(_) => tokens.push(name),
-        other => return Err(ParserError::ParserError(format!("Expected: a name after {first}, found: {other}"))),
+    };
+    let mut tokens = Vec::new();
+    for _ in 0..words {
+        match parser.next_token().token {
+            word @ Token::Word(_) => tokens.push(word),
+            other => return Err(ParserError::ParserError(format!("Expected: a name, found: {other}"))),
+        }
     }
     if parser.peek_token_ref().token == Token::LParen {
         let mut depth = 0usize;
@@ -108,7 +131,7 @@ fn column_clause(parser: &mut Parser<'_>) -> Result<Option<Vec<Token>>, ParserEr
             match token {
                 Token::LParen => depth += 1,
                 Token::RParen => depth -= 1,
-                Token::EOF => return Err(ParserError::ParserError(format!("Expected: ), found: the end, after {first}"))),
+                Token::EOF => return Err(ParserError::ParserError("Expected: ), found: EOF".to_owned())),
                 _ => {}
             }
             tokens.push(token);
@@ -118,6 +141,35 @@ fn column_clause(parser: &mut Parser<'_>) -> Result<Option<Vec<Token>>, ParserEr
         }
     }
     Ok(Some(tokens))
+}
+
+/// The expression that grows when an operator follows it.
+fn left_child(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::BinaryOp { left, .. } | Expr::AnyOp { left, .. } | Expr::AllOp { left, .. } => Some(left),
+        Expr::IsDistinctFrom(left, _) | Expr::IsNotDistinctFrom(left, _) => Some(left),
+        Expr::IsNull(expr)
+        | Expr::IsNotNull(expr)
+        | Expr::IsTrue(expr)
+        | Expr::IsNotTrue(expr)
+        | Expr::IsFalse(expr)
+        | Expr::IsNotFalse(expr)
+        | Expr::IsUnknown(expr)
+        | Expr::IsNotUnknown(expr)
+        | Expr::UnaryOp { expr, .. }
+        | Expr::Cast { expr, .. }
+        | Expr::Collate { expr, .. }
+        | Expr::InList { expr, .. }
+        | Expr::InSubquery { expr, .. }
+        | Expr::Between { expr, .. }
+        | Expr::Like { expr, .. }
+        | Expr::ILike { expr, .. }
+        | Expr::SimilarTo { expr, .. }
+        | Expr::IsNormalized { expr, .. } => Some(expr),
+        Expr::AtTimeZone { timestamp, .. } => Some(timestamp),
+        Expr::CompoundFieldAccess { root, .. } => Some(root),
+        _ => None,
+    }
 }
 
 macro_rules! delegate {
@@ -152,6 +204,15 @@ impl Dialect for LatticeDialect {
         }
         if parser.peek_token_ref().token == Token::LBrace {
             return Some(self.parse_set_literal(parser));
+        }
+        None
+    }
+
+    fn parse_infix(&self, _: &mut Parser<'_>, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        let seen = self.operators.get() + 1;
+        self.operators.set(seen);
+        if seen.is_multiple_of(CHAIN_LOOK) && std::iter::successors(Some(expr), |expr| left_child(expr)).nth(CHAIN).is_some() {
+            return Some(Err(ParserError::RecursionLimitExceeded));
         }
         None
     }

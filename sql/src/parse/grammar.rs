@@ -484,6 +484,7 @@ fn create(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed<StatementAst>
     match word.as_str() {
         "table" => {
             parser.advance_token();
+            let names = cx.notes.columns.take();
             let table = parser.parse_create_table(false, temporary, None, false)?;
             let with_data = if eat(parser, &["with", "no", "data"]) {
                 Some(false)
@@ -492,7 +493,11 @@ fn create(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed<StatementAst>
             } else {
                 None
             };
-            Ok(strict::create_table(table, with_data, &mut cx.notes)?)
+            let mut created = strict::create_table(table, with_data, &mut cx.notes)?;
+            if let (StatementAst::CreateTableAs(table), Some(names)) = (&mut created, names) {
+                table.columns = names;
+            }
+            Ok(created)
         }
         "view" => view(cx, parser, or_replace, temporary),
         "materialized" => materialized_view(cx, parser, or_replace),
@@ -801,8 +806,10 @@ fn alter_operation(parser: &mut Parser<'_>) -> Parsed<AlterOperation> {
                 matches!(&parser.peek_nth_token_ref(offset + 1 + i).token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted))
             })
         };
-        let (merges, drops) = (after(&["set", "merge", "using"]), after(&["drop", "identity"]));
-        if merges || drops {
+        let merges = after(&["set", "merge", "using"]);
+        let drops = after(&["drop", "identity"]);
+        let adds = after(&["add", "generated"]);
+        if merges || drops || adds {
             for _ in 0..offset {
                 parser.advance_token();
             }
@@ -810,6 +817,10 @@ fn alter_operation(parser: &mut Parser<'_>) -> Parsed<AlterOperation> {
             if merges {
                 expect(parser, &["set", "merge", "using"])?;
                 return Ok(AlterOperation::SetMerge { column, resolver: name(parser)? });
+            }
+            if adds {
+                expect(parser, &["add"])?;
+                return Ok(AlterOperation::AddIdentity { column, identity: identity(parser)? });
             }
             expect(parser, &["drop", "identity"])?;
             return Ok(AlterOperation::DropIdentity { column, if_exists: if_exists(parser) });
@@ -1317,23 +1328,51 @@ fn apply_policy(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
     Ok(extension(Extension::ApplyPolicy { name, query }))
 }
 
-/// The clauses behind a column's type that sqlparser handed over as tokens: `MERGE policy(…)`, `INDEX method (…)`.
-pub(crate) fn column_clause(column: &Ident, tokens: &[Token]) -> Parsed<TableClause> {
+/// A clause behind a column's type that sqlparser handed over as tokens.
+pub(crate) enum ColumnClause {
+    /// `MERGE policy(…)`, `INDEX method (…)`.
+    Later(TableClause),
+    /// `GENERATED … AS IDENTITY (…)`.
+    Identity(Identity),
+}
+
+/// Reads such a clause.
+pub(crate) fn column_clause(column: &Ident, tokens: &[Token]) -> Parsed<ColumnClause> {
     let dialect = super::dialect::LatticeDialect::for_tokens(tokens.len());
     let mut parser = Parser::new(&dialect).with_tokens(tokens.to_vec());
-    if eat(&mut parser, &["merge"]) {
+    let clause = if peek(&parser, &["generated"]) {
+        ColumnClause::Identity(identity(&mut parser)?)
+    } else if eat(&mut parser, &["merge"]) {
         let policy = fold(&parser.parse_identifier()?);
         let mut arguments = Vec::new();
         if parser.consume_token(&Token::LParen) && !parser.consume_token(&Token::RParen) {
             arguments = parser.parse_comma_separated(Parser::parse_expr)?;
             parser.expect_token(&Token::RParen)?;
         }
-        return Ok(TableClause::ColumnMerge { column: column.clone(), policy, arguments });
+        ColumnClause::Later(TableClause::ColumnMerge { column: column.clone(), policy, arguments })
+    } else {
+        expect(&mut parser, &["index"])?;
+        let method = fold(&parser.parse_identifier()?);
+        let options = if parser.peek_token_ref().token == Token::LParen { options(&mut parser)? } else { Vec::new() };
+        ColumnClause::Later(TableClause::ColumnIndex { column: column.clone(), method, options })
+    };
+    if at_end(&parser) { Ok(clause) } else { expected(&parser, "the end of the clause") }
+}
+
+/// `GENERATED { ALWAYS | BY DEFAULT } AS IDENTITY [(options)]`.
+fn identity(parser: &mut Parser<'_>) -> Parsed<Identity> {
+    expect(parser, &["generated"])?;
+    let always = eat(parser, &["always"]);
+    if !always {
+        expect(parser, &["by", "default"])?;
     }
-    expect(&mut parser, &["index"])?;
-    let method = fold(&parser.parse_identifier()?);
-    let options = if parser.peek_token_ref().token == Token::LParen { options(&mut parser)? } else { Vec::new() };
-    Ok(TableClause::ColumnIndex { column: column.clone(), method, options })
+    expect(parser, &["as", "identity"])?;
+    let mut sequence = SequenceOptions::default();
+    if parser.consume_token(&Token::LParen) {
+        while sequence_option(parser, &mut sequence)? {}
+        parser.expect_token(&Token::RParen)?;
+    }
+    Ok(Identity { always, sequence })
 }
 
 /// What sqlparser read when we expected a row-changing statement.

@@ -29,6 +29,7 @@ mod tests;
 use std::sync::Arc;
 
 use sqlparser::ast::{Expr, Ident, ObjectName, Query};
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
@@ -44,6 +45,12 @@ use source::{Locator, split_location};
 
 /// How deep statements, queries and expressions may nest.
 const DEPTH: usize = 100;
+
+/// A longer statement is read on a thread with a large stack: before chains are balanced, a tree may be as deep as the text is long.
+const INLINE_TOKENS: usize = 300;
+const STACK: usize = 256 << 20;
+/// The most set operators in one statement.
+const SET_OPERATORS: usize = 20_000;
 
 /// How a script is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,7 +115,30 @@ fn tokenize(text: &str, options: ParseOptions, locator: &mut Locator<'_>) -> Res
     Ok(tokens)
 }
 
+/// Reads the tokens of one statement, on a large stack if there are many.
 fn parse_tokens(
+    text: &str,
+    tokens: Vec<TokenWithSpan>,
+    locator: &mut Locator<'_>,
+    options: ParseOptions,
+) -> Result<Statement> {
+    if tokens.len() <= INLINE_TOKENS {
+        return parse_here(text, tokens, locator, options);
+    }
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new()
+            .name("sql-parse".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, || parse_here(text, tokens, locator, options))
+            .map_err(|error| Error::new(base::ErrorKind::Exhausted, format!("no thread to parse the statement: {error}")))?;
+        match reader.join() {
+            Ok(statement) => statement,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn parse_here(
     text: &str,
     mut tokens: Vec<TokenWithSpan>,
     locator: &mut Locator<'_>,
@@ -117,6 +147,12 @@ fn parse_tokens(
     let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { return Err(Error::syntax("the statement is empty")) };
     let (start, end) = (first.span.start, last.span.end);
     let place = locator.place(start);
+    let set_operator = |token: &TokenWithSpan| {
+        matches!(&token.token, Token::Word(word) if matches!(word.keyword, Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT))
+    };
+    if tokens.iter().filter(|token| set_operator(token)).count() > SET_OPERATORS {
+        return Err(too_complex().at(place.character));
+    }
     let parameters = parameters(&mut tokens, options).map_err(|error| error.at(place.character))?;
     let dialect = LatticeDialect::for_tokens(tokens.len());
     let (tokens, notes) = desugar(tokens, &dialect).map_err(|Misplaced { message, hint, at }| {
@@ -213,13 +249,14 @@ fn syntax_error(error: ParserError, end: Location, locator: &mut Locator<'_>) ->
 impl desugar::Notes {
     /// What was cut out must have been taken by the statement it belongs to.
     fn check(&self) -> Result<()> {
-        let desugar::Notes { overriding, emit, staleness, periods, system_versioning } = self;
+        let desugar::Notes { overriding, emit, staleness, periods, system_versioning, columns } = self;
         let left = [
             (overriding.is_some(), "OVERRIDING here"),
             (emit.is_some(), "EMIT here"),
             (staleness.is_some(), "READ AT MOST … STALE here"),
             (!periods.is_empty(), "PERIOD FOR here"),
             (*system_versioning, "WITH SYSTEM VERSIONING here"),
+            (columns.is_some(), "a list of column names here"),
         ];
         match left.into_iter().find(|(is_there, _)| *is_there) {
             Some((_, what)) => Err(Error::unsupported(what)),
@@ -236,6 +273,31 @@ pub fn fold(ident: &Ident) -> String {
 /// The parts of a name, folded.
 pub fn name_parts(name: &ObjectName) -> Vec<String> {
     name.0.iter().map(|part| part.as_ident().map_or_else(|| part.to_string(), fold)).collect()
+}
+
+/// Words that PostgreSQL reserves entirely; sqlparser takes most of them as names. (`DEFAULT` stands for a value, see [`is_default`].)
+const RESERVED: [&str; 73] = [
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check", "collate", "column",
+    "constraint", "create", "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for", "foreign", "from",
+    "grant", "group", "having", "in", "initially", "intersect", "into", "lateral", "leading", "limit", "not", "null", "offset", "on",
+    "only", "or", "order", "placing", "primary", "references", "returning", "select", "some", "symmetric", "table", "then", "to",
+    "trailing", "true", "union", "unique", "using", "variadic", "when", "where", "window", "with", "inner", "left", "right", "full",
+    "join", "natural", "cross",
+];
+
+/// An unquoted reserved word where a name is expected is a syntax error.
+pub(crate) fn check_name(ident: &Ident) -> Result<()> {
+    let reserved = ident.quote_style.is_none() && RESERVED.iter().any(|word| ident.value.eq_ignore_ascii_case(word));
+    if !reserved {
+        return Ok(());
+    }
+    Err(Error::syntax(format!("syntax error: {} is a reserved word", ident.value.to_uppercase()))
+        .with_hint(format!("as a name it is written \"{}\"", ident.value)))
+}
+
+/// The same for each part of a name.
+pub(crate) fn check_names(name: &ObjectName) -> Result<()> {
+    name.0.iter().filter_map(|part| part.as_ident()).try_for_each(check_name)
 }
 
 /// Whether an expression is the word `DEFAULT`.

@@ -11,6 +11,7 @@
 //! | `SELECT generate_series(…)`, and other functions that return sets | `SELECT unnest(generate_series(…))` | has scalar functions that return lists |
 //! | `FROM f(…) AS a` of one column | `FROM f(…) AS a(a)` | names the column `value` |
 //! | `FROM f(…) WITH ORDINALITY` | a subquery with `row_number()` | refuses it |
+//! | long chains of `AND`, `OR`, `\|\|`, `UNION` | balanced trees | recurses once per link |
 
 use std::ops::ControlFlow;
 
@@ -78,6 +79,17 @@ type Flow = ControlFlow<Box<Error>>;
 impl VisitorMut for Rewriter {
     type Break = Box<Error>;
 
+    // Chains are balanced on the way down, so that the traversal itself never goes deep.
+    fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
+        balance_set_operations(&mut query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> Flow {
+        balance(expr);
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_query(&mut self, query: &mut Query) -> Flow {
         fetch_to_limit(query);
         ControlFlow::Continue(())
@@ -109,6 +121,94 @@ impl VisitorMut for Rewriter {
             Err(error) => ControlFlow::Break(Box::new(error)),
         }
     }
+}
+
+/// Shorter chains stay as they were written.
+const BALANCE: usize = 32;
+
+/// A long chain `a OR b OR c …` becomes a balanced tree: sqlparser builds it as deep as it is long, and what comes later is recursive.
+/// Only for operators where the grouping cannot be seen.
+fn balance(expr: &mut Expr) {
+    use sql::BinaryOperator as Op;
+    let Expr::BinaryOp { op: op @ (Op::And | Op::Or | Op::StringConcat), .. } = &*expr else { return };
+    let op = op.clone();
+    let mut length = 1;
+    let mut here = &*expr;
+    while let Expr::BinaryOp { left, op: next, .. } = here
+        && *next == op
+    {
+        length += 1;
+        here = left;
+    }
+    if length < BALANCE {
+        return;
+    }
+    let mut operands = Vec::with_capacity(length);
+    let mut rest = std::mem::replace(expr, Expr::value(sql::Value::Null));
+    loop {
+        match rest {
+            Expr::BinaryOp { left, op: next, right } if next == op => {
+                operands.push(*right);
+                rest = *left;
+            }
+            other => {
+                operands.push(other);
+                break;
+            }
+        }
+    }
+    operands.reverse();
+    if let Some(balanced) = pairwise(operands, &|left, right| binary(left, op.clone(), right)) {
+        *expr = balanced;
+    }
+}
+
+/// The same for `UNION` and `UNION ALL`.
+fn balance_set_operations(body: &mut Box<SetExpr>) {
+    let SetExpr::SetOperation { op: sql::SetOperator::Union, set_quantifier, .. } = &**body else { return };
+    let quantifier = *set_quantifier;
+    let is_link = |op: &sql::SetOperator, next: &sql::SetQuantifier| matches!(op, sql::SetOperator::Union) && *next == quantifier;
+    let mut operands = Vec::new();
+    let mut rest = std::mem::replace(&mut **body, SetExpr::Values(sql::Values { explicit_row: false, value_keyword: false, rows: Vec::new() }));
+    loop {
+        match rest {
+            SetExpr::SetOperation { left, op, set_quantifier, right } if is_link(&op, &set_quantifier) => {
+                operands.push(*right);
+                rest = *left;
+            }
+            other => {
+                operands.push(other);
+                break;
+            }
+        }
+    }
+    operands.reverse();
+    let link = |left: SetExpr, right: SetExpr| SetExpr::SetOperation {
+        left: Box::new(left),
+        op: sql::SetOperator::Union,
+        set_quantifier: quantifier,
+        right: Box::new(right),
+    };
+    let joined = if operands.len() < BALANCE { operands.into_iter().reduce(link) } else { pairwise(operands, &link) };
+    if let Some(joined) = joined {
+        **body = joined;
+    }
+}
+
+/// Joins neighbours until one is left.
+fn pairwise<T>(mut items: Vec<T>, join: &dyn Fn(T, T) -> T) -> Option<T> {
+    while items.len() > 1 {
+        let mut next = Vec::with_capacity(items.len().div_ceil(2));
+        let mut rest = items.into_iter();
+        while let Some(left) = rest.next() {
+            next.push(match rest.next() {
+                Some(right) => join(left, right),
+                None => left,
+            });
+        }
+        items = next;
+    }
+    items.pop()
 }
 
 /// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.

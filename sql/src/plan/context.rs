@@ -16,12 +16,14 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast::{self, Visit, VisitMut, Visitor, VisitorMut};
 
+use super::functions::{FunctionScope, session_functions};
 use super::relation::{TimeTravel, system_time};
 use super::{fold, parse_query};
 use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, PG_CATALOG, Relation, TableEntry, View, information_schema, is_virtual_schema};
@@ -47,12 +49,19 @@ pub(crate) struct Scope {
     pub(crate) txn: Option<Arc<Txn>>,
     /// Where names without a schema are looked up, in order.
     pub(crate) path: Vec<String>,
-    pub(crate) state: Arc<SessionState>,
+    /// DataFusion's state for this statement, made when something is planned.
+    pub(crate) lazy: Arc<LazyState>,
     pub(crate) now: DateTime<Utc>,
     /// Values of `$1 …`, absent while preparing.
     pub(crate) params: Option<Arc<Vec<ScalarValue>>>,
     /// Types of `$1 …` as far as they are known.
     pub(crate) param_types: Arc<Vec<Option<FieldRef>>>,
+}
+
+/// DataFusion's state for one statement: cloning it costs more than a point statement takes, so it waits until it is needed.
+#[derive(Default)]
+pub(crate) struct LazyState {
+    cell: std::sync::OnceLock<SessionState>,
 }
 
 impl fmt::Debug for Scope {
@@ -75,9 +84,30 @@ impl Scope {
         Ok(txn)
     }
 
+    /// DataFusion's state for this statement.
+    pub(crate) fn state(&self) -> &SessionState {
+        self.lazy.cell.get_or_init(|| {
+            let functions = FunctionScope {
+                session: self.session.clone(),
+                catalog: self.catalog.clone(),
+                path: self.full_path(),
+                snapshot: self.reader.ts().0,
+            };
+            let mut state = self.session.engine.base.clone();
+            state.mark_start_execution();
+            state.execution_props_mut().query_execution_start_time = Some(self.now);
+            for function in session_functions(&functions) {
+                if let Err(error) = state.register_udf(Arc::new(function)) {
+                    tracing::error!(%error, "a session function cannot be registered");
+                }
+            }
+            state
+        })
+    }
+
     /// The same scope after definitions changed in the transaction.
     pub(crate) fn with_catalog(&self, catalog: Arc<Catalog>) -> Self {
-        Self { catalog, ..self.clone() }
+        Self { catalog, lazy: Arc::default(), ..self.clone() }
     }
 
     /// Splits a name into schema and object, checking the catalog part.
@@ -214,7 +244,7 @@ impl Binder {
             let store = &scope.engine().store;
             let snapshot = match ts {
                 Some(ts) => store.snapshot_at(ts).await.map_err(Error::classified)?,
-                None => store.snapshot().await,
+                None => store.snapshot(),
             };
             let catalog = scope.engine().catalog.of(store, &snapshot).await?;
             moments.insert(text, (catalog, Reader::Snapshot(snapshot)));
@@ -264,7 +294,7 @@ impl Binder {
     pub(crate) fn constant(&self, expr: ast::Expr) -> Result<ScalarValue> {
         let schema = DFSchema::empty();
         let planned = self.expr(expr, &schema)?;
-        let state = &self.core.scope.state;
+        let state = self.core.scope.state();
         let context = SimplifyContext::builder()
             .with_config_options(Arc::clone(state.config_options()))
             .with_query_execution_start_time(Some(self.core.scope.now))
@@ -359,7 +389,7 @@ impl Visitor for Seen {
         if let ast::TableFactor::Table { name, version, .. } = factor {
             self.names.push(name.clone());
             match version.as_ref().map(system_time) {
-                Some(Ok(expr)) => self.moments.push((expr.to_string(), expr.clone())),
+                Some(Ok(expr)) => self.moments.push((expr.to_string(), expr)),
                 Some(Err(error)) => {
                     self.error.get_or_insert(error);
                 }
@@ -639,7 +669,7 @@ impl ContextProvider for Binder {
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {
-        let state = &self.core.scope.state;
+        let state = self.core.scope.state();
         let function = state.table_functions().get(&name.to_lowercase()).cloned().ok_or_else(|| {
             DataFusionError::from(crate::error::undefined_function(name, state.table_functions().keys().map(String::as_str)))
         })?;
@@ -667,7 +697,7 @@ impl ContextProvider for Binder {
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        self.core.scope.state.expr_planners()
+        self.core.scope.state().expr_planners()
     }
 
     fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
@@ -679,19 +709,19 @@ impl ContextProvider for Binder {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.core.scope.state.scalar_functions().get(name).cloned()
+        self.core.scope.state().scalar_functions().get(name).cloned()
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
-        self.core.scope.state.higher_order_functions().get(name).cloned()
+        self.core.scope.state().higher_order_functions().get(name).cloned()
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        self.core.scope.state.aggregate_functions().get(name).cloned()
+        self.core.scope.state().aggregate_functions().get(name).cloned()
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        self.core.scope.state.window_functions().get(name).cloned()
+        self.core.scope.state().window_functions().get(name).cloned()
     }
 
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
@@ -699,23 +729,23 @@ impl ContextProvider for Binder {
     }
 
     fn options(&self) -> &ConfigOptions {
-        self.core.scope.state.config_options()
+        self.core.scope.state().config_options()
     }
 
     fn udf_names(&self) -> Vec<String> {
-        self.core.scope.state.scalar_functions().keys().cloned().collect()
+        self.core.scope.state().scalar_functions().keys().cloned().collect()
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
-        self.core.scope.state.higher_order_functions().keys().cloned().collect()
+        self.core.scope.state().higher_order_functions().keys().cloned().collect()
     }
 
     fn udaf_names(&self) -> Vec<String> {
-        self.core.scope.state.aggregate_functions().keys().cloned().collect()
+        self.core.scope.state().aggregate_functions().keys().cloned().collect()
     }
 
     fn udwf_names(&self) -> Vec<String> {
-        self.core.scope.state.window_functions().keys().cloned().collect()
+        self.core.scope.state().window_functions().keys().cloned().collect()
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn scalar_of(array: &ArrayRef, row: usize) -> Result<ScalarValue> {
 pub(crate) fn cast_to_array(scope: &super::Scope, value: ScalarValue, field: &FieldRef) -> Result<ArrayRef> {
     let expr = Expr::Cast(Cast::new_from_field(Box::new(Expr::Literal(value, None)), field.clone()));
     let plan = LogicalPlanBuilder::empty(true).project(vec![expr.alias("v")])?.build()?;
-    let state = &scope.state;
+    let state = scope.state();
     let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
     let LogicalPlan::Projection(projection) = plan else {
         return Err(Error::internal("a constant is not a projection"));
@@ -94,7 +94,7 @@ impl RowExpr {
         let schema = relations.iter().try_fold(DFSchema::empty(), |joined, (qualifier, schema)| {
             joined.join(&DFSchema::try_from_qualified_schema(TableReference::bare(*qualifier), schema)?)
         })?;
-        let state = &binder.scope().state;
+        let state = binder.scope().state();
         let planned = exprs
             .into_iter()
             .enumerate()

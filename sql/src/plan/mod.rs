@@ -15,9 +15,9 @@ use sqlparser::ast;
 
 pub(crate) use authorize::{AuthorizedPlan, authorize};
 pub(crate) use client::{ClientForm, client_schema};
-pub(crate) use context::{Binder, Overrides, Scope, relations_of};
+pub(crate) use context::{Binder, LazyState, Overrides, Scope, relations_of};
 pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};
-pub(crate) use functions::{FunctionScope, NEXT_IDENTITY, session_functions};
+pub(crate) use functions::NEXT_IDENTITY;
 pub(crate) use state::base_state;
 
 use crate::Result;

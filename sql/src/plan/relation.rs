@@ -6,10 +6,10 @@ use datafusion::common::DataFusionError;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableFactor, TableVersion};
+use sqlparser::ast::{self, TableFactor, TableVersion};
 
 use super::context::Core;
-use super::fold;
+use crate::parse::{TableModifiers, TimeRange};
 use crate::{Error, Result};
 
 /// Resolves versioned tables against the moments the binder pinned.
@@ -18,32 +18,24 @@ pub(super) struct TimeTravel {
     pub(super) core: Arc<Core>,
 }
 
-/// The expression of `AT(system_at => e)`; any other version is refused by name.
-pub(super) fn system_time(version: &TableVersion) -> Result<&ast::Expr> {
-    let TableVersion::Function(ast::Expr::Function(function)) = version else {
-        return Err(Error::unsupported(format!("the table version {version}")));
-    };
-    let FunctionArguments::List(arguments) = &function.args else {
-        return Err(Error::unsupported(format!("the table version {version}")));
-    };
-    let mut moment = None;
-    for argument in &arguments.args {
-        let (name, value) = match argument {
-            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => (fold(name), value),
-            FunctionArg::ExprNamed { name: ast::Expr::Identifier(name), arg: FunctionArgExpr::Expr(value), .. } => (fold(name), value),
-            other => return Err(Error::unsupported(format!("the table modifier {other}"))),
-        };
-        match name.as_str() {
-            "system_at" => moment = Some(value),
-            "valid_at" | "valid_from" | "valid_to" | "valid_all" => return Err(Error::unsupported("valid time")),
-            "system_from" | "system_to" | "system_all" | "system_between" => return Err(Error::unsupported("a range of system time")),
-            "portion_from" | "portion_to" => return Err(Error::unsupported("FOR PORTION OF")),
-            "stream" => return Err(Error::unsupported("STREAM OF")),
-            "ann" => return Err(Error::unsupported("JOIN ANN")),
-            other => return Err(Error::unsupported(format!("the table modifier {other}"))),
-        }
+/// The moment a table version names; any other version is refused by name.
+pub(super) fn system_time(version: &TableVersion) -> Result<ast::Expr> {
+    let modifiers = TableModifiers::from_version(version)?;
+    let refused = [
+        (modifiers.valid.is_some(), "FOR VALID_TIME"),
+        (modifiers.version.is_some(), "VERSION AS OF"),
+        (modifiers.portion.is_some(), "FOR PORTION OF VALID_TIME"),
+        (modifiers.ann, "JOIN ANN"),
+        (modifiers.stream, "STREAM OF"),
+    ];
+    if let Some((_, what)) = refused.into_iter().find(|(is_there, _)| *is_there) {
+        return Err(Error::unsupported(what));
     }
-    moment.ok_or_else(|| Error::unsupported("a table version without a moment"))
+    match modifiers.system {
+        Some(TimeRange::AsOf(moment)) => Ok(moment),
+        Some(_) => Err(Error::unsupported("a range of system time")),
+        None => Err(Error::unsupported("a table version without a moment")),
+    }
 }
 
 impl RelationPlanner for TimeTravel {

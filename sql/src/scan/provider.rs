@@ -15,7 +15,7 @@ use storage::{ScanSpec, SystemColumns, TableView};
 
 use super::exec::{Access, ScanExec};
 use super::filter;
-use crate::Result;
+use crate::{Error, Result};
 use crate::catalog::TableEntry;
 use crate::transaction::Reader;
 
@@ -194,6 +194,7 @@ impl TableProvider for LatticeTable {
         let columns: Vec<ScanColumn> = projection.iter().map(|&at| self.columns[at]).collect();
         let schema = Arc::new(self.schema.project(projection)?);
         let tests = filter::tests(filters, &|name| self.locate(name));
+        self.view.load_statistics().await.map_err(Error::classified)?;
         let access = self.access(&tests, state.config().target_partitions())?;
 
         let mut spec = ScanSpec::new(

@@ -1,3 +1,5 @@
+//! What can go wrong while encoding or decoding, and what the caller can do about it.
+
 use base::{Classify, ErrorKind, SqlState};
 
 /// What can go wrong while encoding or decoding.

@@ -31,7 +31,8 @@ pub struct StoredColumn {
     pub name: String,
     /// The Arrow type.
     pub data_type: DataType,
-    /// Whether NULL may be stored.
+    /// Whether NULL may be stored, or ever could: versions from before a `SET NOT NULL` are still read with this schema, and a NULL
+    /// where this is false is taken for damage.
     pub nullable: bool,
     /// Hidden since `ALTER TABLE … DROP COLUMN`; its position stays taken.
     pub dropped: bool,

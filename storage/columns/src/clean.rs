@@ -12,6 +12,7 @@ use lance_table::io::deletion::deletion_file_path;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::blocks::file_key;
 use crate::{ColumnStore, DatasetPin, FileMeta, Result, Role};
 
 /// What a sweep removed.
@@ -51,7 +52,12 @@ impl ColumnStore {
     }
 
     /// The version before this one, if it changed the schema alone.
-    async fn schema_only_before(&self, table: TableId, role: Role, version: DatasetVersion) -> Result<Option<DatasetVersion>> {
+    async fn schema_only_before(
+        &self,
+        table: TableId,
+        role: Role,
+        version: DatasetVersion,
+    ) -> Result<Option<DatasetVersion>> {
         let before = DatasetVersion(version.0.saturating_sub(1));
         if before.0 == 0 {
             return Ok(None);
@@ -64,10 +70,8 @@ impl ColumnStore {
     async fn versions(&self, table: TableId, role: Role) -> Result<Vec<u64>> {
         let folder = self.dataset_path(table, role).join("_versions");
         let found: Vec<ObjectMeta> = self.inner.objects.list(Some(&folder)).try_collect().await?;
-        let mut versions: Vec<u64> = found
-            .iter()
-            .filter_map(|meta| ManifestNamingScheme::V2.parse_version(meta.location.filename()?))
-            .collect();
+        let mut versions: Vec<u64> =
+            found.iter().filter_map(|meta| ManifestNamingScheme::V2.parse_version(meta.location.filename()?)).collect();
         versions.sort_unstable();
         Ok(versions)
     }
@@ -104,9 +108,15 @@ impl ColumnStore {
             let name = meta.location.filename().unwrap_or_default();
             let wanted = match kind.as_ref() {
                 "data" | "_deletions" => named.contains(&meta.location),
-                "_stats" => name.strip_suffix(".stats").is_some_and(|name| named.contains(&self.data_path(table, role, name))),
+                "_stats" => {
+                    name.strip_suffix(".stats").is_some_and(|name| named.contains(&self.data_path(table, role, name)))
+                }
                 // Named after the version read; the next one may still be there.
-                "_transactions" => name.split('-').next().and_then(|version| version.parse::<u64>().ok()).is_none_or(|read| read + 1 >= oldest),
+                "_transactions" => name
+                    .split('-')
+                    .next()
+                    .and_then(|version| version.parse::<u64>().ok())
+                    .is_none_or(|read| read + 1 >= oldest),
                 _ => true,
             };
             if !wanted {
@@ -175,6 +185,8 @@ impl ColumnStore {
         }
         let gone: HashSet<&Path> = paths.iter().collect();
         self.inner.key_zones.remove_if(|(path, _)| gone.contains(path));
+        let gone: HashSet<u128> = paths.iter().map(file_key).collect();
+        self.inner.blocks.remove_if(|(file, _, _)| gone.contains(file));
         let mut deleted = self.inner.objects.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
         while let Some(result) = deleted.next().await {
             match result {

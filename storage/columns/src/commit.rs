@@ -14,7 +14,8 @@
 //!
 //! # Failure
 //! [`Error::Fenced`] means that nothing landed and nothing will. [`Error::Indeterminate`] means that the outcome could not
-//! be read back: ask [`ColumnStore::latest`]. After any other error nothing has landed.
+//! be read back: ask [`ColumnStore::latest`]. After any other error nothing has landed when the call returns; should a
+//! request that the network held back land later, the next commit on the same version is fenced and finds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -38,13 +39,13 @@ use lance_table::io::commit::{
     CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
 use lance_table::io::deletion::{deletion_file_path, read_deletion_file, write_deletion_file};
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::physical::column_of;
 use crate::write::FORMAT;
-use crate::{ColumnStore, Error, FileMeta, FileState, OP_COLUMN, Result, Role, TX_FROM_COLUMN, TX_TO_COLUMN};
+use crate::{ColumnStore, Error, FileMeta, FileState, OP_COLUMN, Result, Role, TX_FROM_COLUMN, TX_TO_COLUMN, TxFrom};
 
 /// Marks a version that changes the schema alone.
 const SCHEMA_ONLY: &str = "lattice.schema_only";
@@ -145,7 +146,11 @@ impl CommitHandler for StrictCommitHandler {
     ) -> Result<ManifestLocation, CommitError> {
         if manifest.version != self.version {
             self.refused.store(true, Ordering::Relaxed);
-            let message = format!("version {} was to be written, but others have written up to {}", self.version, manifest.version - 1);
+            let message = format!(
+                "version {} was to be written, but others have written up to {}",
+                self.version,
+                manifest.version - 1
+            );
             // A "conflict" would make Lance rebase once more.
             return Err(CommitError::OtherError(lance_core::Error::invalid_input(message)));
         }
@@ -158,7 +163,25 @@ impl ColumnStore {
     /// Publishes one version as a true compare-and-swap on the version number: it lands exactly on `expected` or not at
     /// all ([`Error::Fenced`]). The dataset is created by its first commit, for which `expected` is version 0. Version
     /// numbers may skip: a commit that brings new columns takes two.
-    pub async fn commit(&self, table: TableId, role: Role, expected: DatasetVersion, commit: Commit<'_>) -> Result<Committed> {
+    #[tracing::instrument(name = "columns.commit", level = "debug", skip_all, fields(%table, %role, %expected))]
+    pub async fn commit(
+        &self,
+        table: TableId,
+        role: Role,
+        expected: DatasetVersion,
+        commit: Commit<'_>,
+    ) -> Result<Committed> {
+        for meta in &commit.add {
+            if meta.role != role {
+                return Err(Error::InvalidInput(format!(
+                    "file {} lies in {} and cannot join {role}",
+                    meta.path, meta.role
+                )));
+            }
+            if meta.tx_from == TxFrom::AtCommit {
+                return Err(Error::InvalidInput(format!("file {} has no commit timestamp yet", meta.path)));
+            }
+        }
         let lock = self.writer(table, role);
         let _writing = lock.lock().await;
         let first = self.commit_on(table, role, expected, &commit).await;
@@ -170,7 +193,13 @@ impl ColumnStore {
         }
     }
 
-    pub(crate) async fn commit_on(&self, table: TableId, role: Role, expected: DatasetVersion, commit: &Commit<'_>) -> Result<Committed> {
+    pub(crate) async fn commit_on(
+        &self,
+        table: TableId,
+        role: Role,
+        expected: DatasetVersion,
+        commit: &Commit<'_>,
+    ) -> Result<Committed> {
         let schemas = self.schemas_to_add(table, &commit.add).await?;
         let (base, version) = if expected == DatasetVersion(0) {
             (None, expected)
@@ -243,8 +272,11 @@ impl ColumnStore {
             .with_max_retries(0)
             .with_skip_auto_cleanup(true);
         let error = match Box::pin(builder.execute(transaction)).await {
-            // Lance keeps the handler with the dataset it returns; ours is good for one version only.
-            Ok(_) => return self.pin(table, role, DatasetVersion(expected.0 + 1)).await,
+            Ok(dataset) => {
+                let pin = Arc::new(DatasetPin::new(table, role, dataset));
+                self.inner.pins.insert((table, role, pin.version()), pin.clone(), 1);
+                return Ok(pin);
+            }
             Err(error) => error,
         };
         let fenced = Error::Fenced { table, role, expected };
@@ -276,10 +308,7 @@ impl ColumnStore {
         // Boxed one by one: a closure over a borrowed item would keep callers from being `Send`.
         let schemas: Vec<BoxFuture<'_, Result<LanceSchema>>> =
             files.iter().map(|meta| self.schema_to_add(table, meta).boxed()).collect();
-        stream::iter(schemas)
-            .buffered(PARALLEL)
-            .try_collect()
-            .await
+        stream::iter(schemas).buffered(PARALLEL).try_collect().await
     }
 
     async fn schema_to_add(&self, table: TableId, meta: &FileMeta) -> Result<LanceSchema> {
@@ -289,7 +318,10 @@ impl ColumnStore {
             error => error.into(),
         })?;
         if found.size != meta.bytes {
-            return Err(Error::corrupt(path.to_string(), format!("{} bytes where {} were written", found.size, meta.bytes)));
+            return Err(Error::corrupt(
+                path.to_string(),
+                format!("{} bytes where {} were written", found.size, meta.bytes),
+            ));
         }
         self.stats(table, meta).await?;
         let file = self.open_file(table, meta).await?;
@@ -303,13 +335,19 @@ impl ColumnStore {
         if !grown {
             return Ok(base);
         }
-        let operation = Operation::Merge { fragments: manifest.fragments.as_ref().clone(), schema, preserves_nullability: true };
+        let operation =
+            Operation::Merge { fragments: manifest.fragments.as_ref().clone(), schema, preserves_nullability: true };
         let mark = HashMap::from([(SCHEMA_ONLY.to_owned(), "1".to_owned())]);
         self.publish(base.table, base.role, Some(&base), base.version(), operation, mark).await
     }
 
     /// The newest version, if nothing but schemas came after `expected`.
-    async fn schema_only_since(&self, table: TableId, role: Role, expected: DatasetVersion) -> Result<Option<DatasetVersion>> {
+    async fn schema_only_since(
+        &self,
+        table: TableId,
+        role: Role,
+        expected: DatasetVersion,
+    ) -> Result<Option<DatasetVersion>> {
         let Some(latest) = self.load(table, role, None).await? else { return Ok(None) };
         let newest = latest.manifest().version;
         if newest <= expected.0 || expected.0 == 0 {
@@ -330,12 +368,16 @@ impl ColumnStore {
         let by_id: HashMap<FileId, &FileMeta> = commit.files.iter().map(|meta| (meta.file, meta)).collect();
         let find = |file: FileId| {
             let meta = by_id.get(&file);
-            meta.copied().ok_or_else(|| Error::InvalidInput(format!("file {file} is not among the files of the version committed on")))
+            meta.copied().ok_or_else(|| {
+                Error::InvalidInput(format!("file {file} is not among the files of the version committed on"))
+            })
         };
         let fragments: HashMap<&str, &Fragment> = base.map_or_else(HashMap::new, |base| by_path(base.fragments()));
         let fragment_of = |meta: &FileMeta| {
             let fragment = fragments.get(meta.path.as_str());
-            fragment.copied().ok_or_else(|| Error::InvalidInput(format!("file {} is not part of the version committed on", meta.path)))
+            fragment.copied().ok_or_else(|| {
+                Error::InvalidInput(format!("file {} is not part of the version committed on", meta.path))
+            })
         };
         let mut removed = BTreeSet::new();
         for &file in &commit.remove {
@@ -352,18 +394,20 @@ impl ColumnStore {
             let meta = find(file)?;
             let fragment = fragment_of(meta)?;
             if rows.max().is_some_and(|last| last >= meta.rows) {
-                return Err(Error::InvalidInput(format!("a row beyond the end of file {} was to be deleted", meta.path)));
+                return Err(Error::InvalidInput(format!(
+                    "a row beyond the end of file {} was to be deleted",
+                    meta.path
+                )));
             }
             if !removed.contains(&fragment.id) {
                 touched.push((meta, fragment, rows));
             }
         }
-        let writes: Vec<BoxFuture<'_, Result<(u64, Option<Fragment>)>>> =
-            touched.into_iter().map(|(meta, fragment, rows)| self.delete_rows(base, meta, fragment, rows).boxed()).collect();
-        let written: Vec<(u64, Option<Fragment>)> = stream::iter(writes)
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        let writes: Vec<BoxFuture<'_, Result<(u64, Option<Fragment>)>>> = touched
+            .into_iter()
+            .map(|(meta, fragment, rows)| self.delete_rows(base, meta, fragment, rows).boxed())
+            .collect();
+        let written: Vec<(u64, Option<Fragment>)> = stream::iter(writes).buffered(PARALLEL).try_collect().await?;
         for (id, fragment) in written {
             match fragment {
                 Some(fragment) => changes.updated.push(fragment),
@@ -377,7 +421,13 @@ impl ColumnStore {
     }
 
     /// A fragment with more rows deleted; `None` when none is left.
-    async fn delete_rows(&self, base: &DatasetPin, meta: &FileMeta, fragment: &Fragment, rows: &RoaringBitmap) -> Result<(u64, Option<Fragment>)> {
+    async fn delete_rows(
+        &self,
+        base: &DatasetPin,
+        meta: &FileMeta,
+        fragment: &Fragment,
+        rows: &RoaringBitmap,
+    ) -> Result<(u64, Option<Fragment>)> {
         let mut deleted = rows.clone();
         if let Some(before) = self.deletion_vector(base, fragment.id).await? {
             deleted |= &*before;
@@ -406,7 +456,8 @@ impl ColumnStore {
         while is_schema_only(&found) {
             before -= 1;
             let dataset = self.load(table, role, Some(DatasetVersion(before))).await?;
-            let dataset = dataset.ok_or_else(|| Error::Missing(format!("version {before} of {role} of table {table}")))?;
+            let dataset =
+                dataset.ok_or_else(|| Error::Missing(format!("version {before} of {role} of table {table}")))?;
             found = properties(&dataset).await?;
         }
         Ok(Some(Latest { version, properties: found }))
@@ -414,7 +465,13 @@ impl ColumnStore {
 
     /// Makes the content of an older version the newest one again, undoing commits that were never published. `expected` is
     /// the newest version; `version` 0 stands for a dataset without files. Returns the version that now has the content.
-    pub async fn restore(&self, table: TableId, role: Role, expected: DatasetVersion, version: DatasetVersion) -> Result<DatasetVersion> {
+    pub async fn restore(
+        &self,
+        table: TableId,
+        role: Role,
+        expected: DatasetVersion,
+        version: DatasetVersion,
+    ) -> Result<DatasetVersion> {
         let lock = self.writer(table, role);
         let _writing = lock.lock().await;
         let base = self.pin(table, role, expected).await?;
@@ -425,7 +482,12 @@ impl ColumnStore {
                 new_fragments: Vec::new(),
                 fields_modified: Vec::new(),
                 compacted_sstables: Vec::new(),
-                fields_for_preserving_frag_bitmap: base.dataset.schema().fields_pre_order().map(|field| field.id as u32).collect(),
+                fields_for_preserving_frag_bitmap: base
+                    .dataset
+                    .schema()
+                    .fields_pre_order()
+                    .map(|field| field.id as u32)
+                    .collect(),
                 update_mode: Some(UpdateMode::RewriteRows),
                 inserted_rows_filter: None,
                 updated_fragment_offsets: None,
@@ -438,8 +500,16 @@ impl ColumnStore {
     }
 
     /// The files of a version, for adopting a commit that was never published: files among `known` keep their
-    /// description (with the fragment and deletion count of this version), others are described by their sidecar.
-    pub async fn files_at(&self, table: TableId, role: Role, version: DatasetVersion, known: &[FileMeta]) -> Result<Committed> {
+    /// description (with the fragment and deletion count of this version), others are described by their sidecar. The
+    /// sidecar of a file that was written before its transaction had a timestamp does not know it: such files must be
+    /// among `known`.
+    pub async fn files_at(
+        &self,
+        table: TableId,
+        role: Role,
+        version: DatasetVersion,
+        known: &[FileMeta],
+    ) -> Result<Committed> {
         let pin = self.pin(table, role, version).await?;
         let known = known.iter().map(|meta| (meta.path.as_str(), meta)).collect();
         self.describe(&pin, &known).await
@@ -448,7 +518,8 @@ impl ColumnStore {
     async fn describe(&self, pin: &DatasetPin, known: &HashMap<&str, &FileMeta>) -> Result<Committed> {
         let mut files = Vec::with_capacity(pin.fragments().len());
         for fragment in pin.fragments() {
-            let path = path_of(fragment).ok_or_else(|| Error::corrupt(format!("{pin:?}"), "a fragment without a file"))?;
+            let path =
+                path_of(fragment).ok_or_else(|| Error::corrupt(format!("{pin:?}"), "a fragment without a file"))?;
             let mut meta = match known.get(path) {
                 Some(meta) => (*meta).clone(),
                 None => self.stats_of(pin.table, pin.role, path).await?.meta().clone(),
@@ -458,7 +529,8 @@ impl ColumnStore {
                 Some(DeletionFile { num_deleted_rows: Some(rows), .. }) => *rows as u32,
                 Some(_) => self.deletion_vector(pin, fragment.id).await?.map_or(0, |rows| rows.len() as u32),
             };
-            let fragment = u32::try_from(fragment.id).map_err(|_| Error::corrupt(format!("{pin:?}"), "fragment numbers are used up"))?;
+            let fragment = u32::try_from(fragment.id)
+                .map_err(|_| Error::corrupt(format!("{pin:?}"), "fragment numbers are used up"))?;
             meta.state = FileState::Committed { fragment, deleted };
             files.push(meta);
         }
@@ -503,7 +575,12 @@ impl ColumnStore {
     }
 
     /// Opens a version, or the newest one; `None` when there is none.
-    pub(crate) async fn load(&self, table: TableId, role: Role, version: Option<DatasetVersion>) -> Result<Option<Dataset>> {
+    pub(crate) async fn load(
+        &self,
+        table: TableId,
+        role: Role,
+        version: Option<DatasetVersion>,
+    ) -> Result<Option<Dataset>> {
         let mut builder = DatasetBuilder::from_uri(self.dataset_uri(table, role))
             .with_session(self.inner.session.clone())
             .with_commit_handler(Arc::new(ConditionalPutCommitHandler));
@@ -513,7 +590,9 @@ impl ColumnStore {
         match Box::pin(builder.load()).await {
             Ok(dataset) => Ok(Some(dataset)),
             Err(
-                lance_core::Error::DatasetNotFound { .. } | lance_core::Error::NotFound { .. } | lance_core::Error::VersionNotFound { .. },
+                lance_core::Error::DatasetNotFound { .. }
+                | lance_core::Error::NotFound { .. }
+                | lance_core::Error::VersionNotFound { .. },
             ) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -537,7 +616,9 @@ fn by_path(fragments: &[Fragment]) -> HashMap<&str, &Fragment> {
 async fn properties(dataset: &Dataset) -> Result<BTreeMap<String, String>> {
     let transaction = dataset.read_transaction().await?;
     let properties = transaction.and_then(|transaction| transaction.transaction_properties);
-    Ok(properties.map_or_else(BTreeMap::new, |properties| properties.iter().map(|(name, value)| (name.clone(), value.clone())).collect()))
+    Ok(properties.map_or_else(BTreeMap::new, |properties| {
+        properties.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }))
 }
 
 fn is_schema_only(properties: &BTreeMap<String, String>) -> bool {
@@ -547,7 +628,8 @@ fn is_schema_only(properties: &BTreeMap<String, String>) -> bool {
 /// What every dataset has from the start, so that it can be created without a file.
 fn first_schema(role: Role) -> Result<LanceSchema> {
     use arrow::datatypes::{DataType, Field, Schema};
-    let mut fields = vec![Field::new(TX_FROM_COLUMN, DataType::Int64, true), Field::new(OP_COLUMN, DataType::UInt8, true)];
+    let mut fields =
+        vec![Field::new(TX_FROM_COLUMN, DataType::Int64, true), Field::new(OP_COLUMN, DataType::UInt8, true)];
     if role == Role::History {
         fields.push(Field::new(TX_TO_COLUMN, DataType::Int64, true));
     }
@@ -569,7 +651,10 @@ fn merged_schema(schema: &LanceSchema, files: &[LanceSchema], max_field_id: i32)
         } else if let Some(known) = merged.fields.iter().find(|known| known.name == field.name)
             && known.logical_type != field.logical_type
         {
-            let message = format!("field {} is {} in a file and {} in its dataset", field.name, field.logical_type, known.logical_type);
+            let message = format!(
+                "field {} is {} in a file and {} in its dataset",
+                field.name, field.logical_type, known.logical_type
+            );
             return Err(Error::InvalidInput(message));
         }
     }
@@ -590,7 +675,9 @@ fn new_fragment(meta: &FileMeta, file: &LanceSchema, dataset: &LanceSchema) -> R
     let mut fields = Vec::with_capacity(file.fields.len());
     for field in &file.fields {
         let known = dataset.fields.iter().find(|known| known.name == field.name);
-        fields.push(known.cloned().ok_or_else(|| Error::InvalidInput(format!("field {} is not in the dataset", field.name)))?);
+        fields.push(
+            known.cloned().ok_or_else(|| Error::InvalidInput(format!("field {} is not in the dataset", field.name)))?,
+        );
     }
     let named = LanceSchema { fields, metadata: Default::default() };
     let (ids, columns) = data_file_columns(version, &named);

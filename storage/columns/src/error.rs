@@ -1,3 +1,5 @@
+//! What can go wrong in the column tier, and what the caller can do about it.
+
 use base::{BoxError, Classify, DatasetVersion, ErrorKind, SqlState, TableId};
 
 use crate::Role;
@@ -16,7 +18,9 @@ pub enum Error {
         expected: DatasetVersion,
     },
     /// The commit may or may not have landed; read the latest version and its properties to find out.
-    #[error("commit to {role} of table {table} on version {expected} has an unknown outcome; read the latest version to settle it")]
+    #[error(
+        "commit to {role} of table {table} on version {expected} has an unknown outcome; read the latest version to settle it"
+    )]
     Indeterminate {
         /// The table.
         table: TableId,
@@ -29,7 +33,9 @@ pub enum Error {
         source: BoxError,
     },
     /// The folder or bucket belongs to another cluster, or to a later epoch of this one.
-    #[error("column store {url} belongs to cluster {found_cluster} epoch {found_epoch}, not to cluster {cluster} epoch {epoch}; use an empty location or the owner's configuration")]
+    #[error(
+        "column store {url} belongs to cluster {found_cluster} epoch {found_epoch}, not to cluster {cluster} epoch {epoch}; use an empty location or the owner's configuration"
+    )]
     Foreign {
         /// Where.
         url: String,
@@ -41,6 +47,12 @@ pub enum Error {
         cluster: String,
         /// With which epoch.
         epoch: u64,
+    },
+    /// Another process has the local folder open.
+    #[error("column store {url} is in use by another process; stop that one first")]
+    Locked {
+        /// Where.
+        url: String,
     },
     /// A file or version that is named somewhere does not exist.
     #[error("{0} does not exist in the column store")]
@@ -105,13 +117,18 @@ impl Classify for Error {
             Error::Fenced { .. } => ErrorKind::Unavailable,
             Error::Indeterminate { .. } => ErrorKind::Indeterminate,
             Error::Foreign { .. } => ErrorKind::InvalidInput,
+            Error::Locked { .. } => ErrorKind::Unavailable,
             Error::Missing(_) => ErrorKind::Corrupt,
             Error::Corrupt { .. } => ErrorKind::Corrupt,
             Error::InvalidInput(_) => ErrorKind::Internal,
             Error::Rows(_) => ErrorKind::Internal,
             Error::Store(object_store::Error::NotFound { .. }) => ErrorKind::Corrupt,
             Error::Store(_) => ErrorKind::Unavailable,
-            Error::Lance(_) => ErrorKind::Internal,
+            Error::Lance(error) => match error {
+                lance_core::Error::IO { .. } | lance_core::Error::Timeout { .. } => ErrorKind::Unavailable,
+                lance_core::Error::CorruptFile { .. } | lance_core::Error::NotFound { .. } => ErrorKind::Corrupt,
+                _ => ErrorKind::Internal,
+            },
             Error::Arrow(_) => ErrorKind::Internal,
             Error::Codec(error) => error.kind(),
         }
@@ -120,9 +137,31 @@ impl Classify for Error {
     fn sqlstate(&self) -> SqlState {
         match self {
             error if error.is_disk_full() => SqlState::DISK_FULL,
-            Error::Store(_) => SqlState::IO_ERROR,
+            Error::Store(_) | Error::Lance(_) if self.kind() == ErrorKind::Unavailable => SqlState::IO_ERROR,
             Error::Codec(error) => error.sqlstate(),
             error => error.kind().default_sqlstate(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_an_absent_store_have_states_of_their_own() {
+        let store =
+            |kind: io::ErrorKind| object_store::Error::Generic { store: "local", source: io::Error::from(kind).into() };
+        let full =
+            [Error::Store(store(io::ErrorKind::StorageFull)), Error::Lance(store(io::ErrorKind::StorageFull).into())];
+        for error in full {
+            assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Exhausted, SqlState::DISK_FULL), "{error}");
+        }
+        let away = [Error::Store(store(io::ErrorKind::TimedOut)), Error::Lance(store(io::ErrorKind::TimedOut).into())];
+        for error in away {
+            assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Unavailable, SqlState::IO_ERROR), "{error}");
         }
     }
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod blocks;
 mod bloom;
 mod cache;
 mod clean;
@@ -23,7 +24,9 @@ pub use commit::{Commit, Committed, DatasetPin, Latest};
 pub use error::{Error, Result};
 pub use filter::{CompareOp, ZoneColumn, ZoneFilter, ZonePredicate, ZoneTest};
 pub use meta::{FileMeta, FileState, Role, TxFrom};
-pub use scan::{OFFSET_COLUMN, OP_COLUMN, ScanSpec, ScanStream, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN, dictionary_type};
+pub use scan::{
+    OFFSET_COLUMN, OP_COLUMN, ScanSpec, ScanStream, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN, dictionary_type,
+};
 pub use sketch::DistinctSketch;
 pub use stats::{ColumnStats, FileStats};
 pub use store::{ColumnOptions, ColumnStore, ObjectInfo};

@@ -7,8 +7,9 @@
 //! # Invariants
 //! - LOCAL-1 an acknowledged object survives a crash, and no object is ever seen half written:
 //!   `tests::every_sync_is_needed`.
-//! - LOCAL-2 of several creators of one object exactly one succeeds: `tests::one_creator_wins`.
-//! - LOCAL-3 listings are in path order and never show temporary files: `tests::lists_in_order`.
+//! - LOCAL-2 an object whose removal was acknowledged does not come back: `tests::removed_objects_stay_removed`.
+//! - LOCAL-3 of several creators of one object exactly one succeeds: `tests::one_creator_wins`.
+//! - LOCAL-4 listings are in path order and never show temporary files: `tests::lists_in_order`.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,8 +24,9 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyMode, CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    Attributes, CopyMode, CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UploadPart,
 };
 use parking_lot::Mutex;
 use runtime::{Disk, DiskFile, DiskLock, OpenMode, create_dir_durably, read_exact_at};
@@ -155,7 +157,13 @@ impl Shared {
         published
     }
 
-    fn publish_or_fail(&self, file: &dyn DiskFile, temporary: &PathBuf, location: &Path, create: bool) -> io::Result<()> {
+    fn publish_or_fail(
+        &self,
+        file: &dyn DiskFile,
+        temporary: &PathBuf,
+        location: &Path,
+        create: bool,
+    ) -> io::Result<()> {
         // LOCAL-1: bytes before the name, the name before the acknowledgement.
         file.sync_all(OBJECT_FILE)?;
         let path = self.path(location);
@@ -200,7 +208,8 @@ impl Shared {
     /// The objects below a folder, in path order.
     fn walk(&self, prefix: &Path) -> io::Result<Vec<Path>> {
         let mut found = Vec::new();
-        let mut pending: Vec<Path> = self.names(prefix)?.iter().map(|name| prefix.clone().join(name.as_str())).collect();
+        let mut pending: Vec<Path> =
+            self.names(prefix)?.iter().map(|name| prefix.clone().join(name.as_str())).collect();
         while let Some(path) = pending.pop() {
             match self.disk.read_dir(&self.path(&path)) {
                 Ok(names) => pending.extend(names.iter().map(|name| path.clone().join(name.as_str()))),
@@ -256,7 +265,10 @@ impl ObjectStore for LocalStore {
             PutMode::Create => true,
             PutMode::Overwrite => false,
             PutMode::Update(_) => {
-                return Err(object_store::Error::NotImplemented { operation: "conditional update".into(), implementer: STORE.into() });
+                return Err(object_store::Error::NotImplemented {
+                    operation: "conditional update".into(),
+                    implementer: STORE.into(),
+                });
             }
         };
         let (shared, path) = (self.shared.clone(), location.clone());
@@ -264,7 +276,11 @@ impl ObjectStore for LocalStore {
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 
-    async fn put_multipart_opts(&self, location: &Path, _options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        _options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         let shared = self.shared.clone();
         let temporary = shared.temporary();
         let path = temporary.clone();
@@ -273,7 +289,14 @@ impl ObjectStore for LocalStore {
             move || shared.disk.open(&path, OpenMode::CreateNew)
         })
         .await?;
-        Ok(Box::new(Upload { shared, file: Arc::from(file), temporary, location: location.clone(), offset: 0, done: false }))
+        Ok(Box::new(Upload {
+            shared,
+            file: Arc::from(file),
+            temporary,
+            location: location.clone(),
+            offset: 0,
+            done: false,
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -369,7 +392,8 @@ impl ObjectStore for LocalStore {
         let prefix = prefix.cloned().unwrap_or_default();
         let shared = self.shared.clone();
         blocking(prefix.clone(), move || {
-            let mut result = ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
+            let mut result =
+                ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
             for name in shared.names(&prefix)? {
                 let path = prefix.clone().join(name.as_str());
                 match shared.disk.read_dir(&shared.path(&path)) {
@@ -475,7 +499,8 @@ mod tests {
 
     async fn check(store: &LocalStore, all: bool) -> bool {
         let large: Vec<u8> = (0..3).flat_map(|part| vec![part; 5000]).collect();
-        let expected = [("t/data/small", b"small".to_vec()), ("t/data/large", large), ("t/versions/1", b"one".to_vec())];
+        let expected =
+            [("t/data/small", b"small".to_vec()), ("t/data/large", large), ("t/versions/1", b"one".to_vec())];
         for (path, bytes) in expected {
             match store.get(&Path::from(path)).await {
                 Ok(found) => {
@@ -524,12 +549,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn removed_objects_stay_removed() {
+        let mut returned = [false; 2];
+        for (returned, ignore) in returned.iter_mut().zip([None, Some(REMOVED_DIR)]) {
+            for seed in 0..20 {
+                let disk = SimDisk::new();
+                let first = store(&disk);
+                let path = Path::from("t/data/x");
+                first.put(&path, Bytes::from_static(b"erased").into()).await.unwrap();
+                if let Some(site) = ignore {
+                    disk.ignore_syncs(site);
+                }
+                first.delete(&path).await.unwrap();
+                drop(first);
+                disk.crash(seed);
+                *returned |= store(&disk).get(&path).await.is_ok();
+            }
+        }
+        assert_eq!(returned, [false, true]);
+    }
+
+    #[tokio::test]
     async fn one_creator_wins() {
         let store = Arc::new(store(&SimDisk::new()));
         let path = Path::from("a/b");
         let puts = (0..16).map(|n| {
             let (store, path) = (store.clone(), path.clone());
-            tokio::spawn(async move { store.put_opts(&path, Bytes::from(vec![n]).into(), PutMode::Create.into()).await })
+            tokio::spawn(
+                async move { store.put_opts(&path, Bytes::from(vec![n]).into(), PutMode::Create.into()).await },
+            )
         });
         let results = futures::future::join_all(puts).await;
         let won = results.into_iter().filter(|result| matches!(result, Ok(Ok(_)))).count();
@@ -582,7 +630,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(runtime::RealDisk::new());
         let first = LocalStore::open(disk.clone(), dir.path().join("s"), 8).unwrap();
-        assert_eq!(LocalStore::open(disk.clone(), dir.path().join("s"), 8).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            LocalStore::open(disk.clone(), dir.path().join("s"), 8).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(first);
         LocalStore::open(disk, dir.path().join("s"), 8).unwrap();
     }

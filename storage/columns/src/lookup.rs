@@ -61,12 +61,21 @@ impl ZoneKeys {
 impl ColumnStore {
     /// The physical row number of each key, `None` where the file has no such key. The file must be sorted by key.
     /// Deletion vectors and masks are the caller's: a row found here may be superseded.
-    pub async fn lookup(&self, meta: &FileMeta, schema: &Arc<StoredSchema>, keys: &[RowKey]) -> Result<Vec<Option<u32>>> {
+    pub async fn lookup(
+        &self,
+        meta: &FileMeta,
+        schema: &Arc<StoredSchema>,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<u32>>> {
         if !meta.key_sorted {
-            return Err(Error::InvalidInput(format!("file {} is not sorted by key and cannot be searched by it", meta.path)));
+            return Err(Error::InvalidInput(format!(
+                "file {} is not sorted by key and cannot be searched by it",
+                meta.path
+            )));
         }
         let mut found = vec![None; keys.len()];
-        let candidates: Vec<usize> = (0..keys.len()).filter(|&at| meta.min_key <= keys[at] && keys[at] <= meta.max_key).collect();
+        let candidates: Vec<usize> =
+            (0..keys.len()).filter(|&at| meta.min_key <= keys[at] && keys[at] <= meta.max_key).collect();
         if candidates.is_empty() {
             return Ok(found);
         }
@@ -138,7 +147,12 @@ impl ColumnStore {
 }
 
 /// The keys at `candidates` as the sidecar holds them; `None` for one that the file cannot hold.
-fn stored_keys(meta: &FileMeta, schema: &StoredSchema, keys: &[RowKey], candidates: &[usize]) -> Result<Vec<Option<RowKey>>> {
+fn stored_keys(
+    meta: &FileMeta,
+    schema: &StoredSchema,
+    keys: &[RowKey],
+    candidates: &[usize],
+) -> Result<Vec<Option<RowKey>>> {
     let chosen: Vec<RowKey> = candidates.iter().map(|&at| keys[at].clone()).collect();
     if !meta.row_ts_left_out {
         return Ok(chosen.into_iter().map(Some).collect());

@@ -191,7 +191,8 @@ impl FileMeta {
 
     /// Reads [`FileMeta::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        Self::read(Bytes::copy_from_slice(bytes)).ok_or_else(|| Error::corrupt("file description", "not in a form this version writes"))
+        Self::read(Bytes::copy_from_slice(bytes))
+            .ok_or_else(|| Error::corrupt("file description", "not in a form this version writes"))
     }
 
     fn read(bytes: Bytes) -> Option<Self> {

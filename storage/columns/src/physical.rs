@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, IntervalMonthDayNanoArray,
-    ListArray, StringArray, UInt8Array, UInt16Array, new_null_array,
+    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int32Array, Int64Array,
+    IntervalMonthDayNanoArray, ListArray, StringArray, UInt8Array, UInt16Array, new_null_array,
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::compute::cast;
@@ -104,7 +104,11 @@ pub(crate) fn to_stored(values: &ArrayRef) -> Result<ArrayRef> {
                 bytes.extend_from_slice(&value.days.to_le_bytes());
                 bytes.extend_from_slice(&value.nanoseconds.to_le_bytes());
             }
-            Ok(Arc::new(FixedSizeBinaryArray::try_new(INTERVAL_BYTES, Buffer::from_vec(bytes), intervals.nulls().cloned())?))
+            Ok(Arc::new(FixedSizeBinaryArray::try_new(
+                INTERVAL_BYTES,
+                Buffer::from_vec(bytes),
+                intervals.nulls().cloned(),
+            )?))
         }
         DataType::List(item) if matches!(item.data_type(), DataType::Interval(_)) => {
             let lists = values.as_list::<i32>();
@@ -128,7 +132,9 @@ pub(crate) fn to_logical(values: &ArrayRef, logical: &DataType, dictionary: bool
         (DataType::Int64, DataType::Decimal128(precision, scale)) => {
             let narrow = values.as_primitive::<Int64Type>();
             let wide: ScalarBuffer<i128> = narrow.values().iter().map(|value| i128::from(*value)).collect();
-            Ok(Arc::new(Decimal128Array::new(wide, narrow.nulls().cloned()).with_precision_and_scale(*precision, *scale)?))
+            Ok(Arc::new(
+                Decimal128Array::new(wide, narrow.nulls().cloned()).with_precision_and_scale(*precision, *scale)?,
+            ))
         }
         (DataType::FixedSizeBinary(INTERVAL_BYTES), DataType::Interval(IntervalUnit::MonthDayNano)) => {
             let stored = values.as_fixed_size_binary();
@@ -152,7 +158,8 @@ fn to_dictionary(values: &ArrayRef) -> Result<ArrayRef> {
         return Ok(wide);
     }
     // Lance gives NULL a code of its own; readers of dictionaries expect it among the codes.
-    let codes: Int32Array = coded.keys().iter().map(|code| code.filter(|&code| coded.values().is_valid(code as usize))).collect();
+    let codes: Int32Array =
+        coded.keys().iter().map(|code| code.filter(|&code| coded.values().is_valid(code as usize))).collect();
     Ok(Arc::new(DictionaryArray::try_new(codes, coded.values().clone())?))
 }
 
@@ -222,7 +229,13 @@ impl Encoder {
             codes.push(code);
         }
         // A dictionary of nothing but NULLs still needs something for its codes to point at.
-        let known = || -> ArrayRef { Arc::new(if self.texts.is_empty() { StringArray::from(vec![""]) } else { StringArray::from_iter_values(&self.texts) }) };
+        let known = || -> ArrayRef {
+            Arc::new(if self.texts.is_empty() {
+                StringArray::from(vec![""])
+            } else {
+                StringArray::from_iter_values(&self.texts)
+            })
+        };
         let dictionary = match &self.values {
             Some(values) => values.clone(),
             None => known(),
@@ -261,4 +274,60 @@ pub(crate) fn choose_form(sample: &[&ArrayRef], least: Form) -> Form {
         }
     }
     if distinct.len() <= NARROW_VALUES && least == Form::Dictionary8 { Form::Dictionary8 } else { Form::Dictionary16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(values: impl Iterator<Item = u32>) -> ArrayRef {
+        Arc::new(values.map(|value| Some(value.to_string())).collect::<StringArray>())
+    }
+
+    #[test]
+    fn forms_follow_the_number_of_values() {
+        let few = texts((0..4000).map(|n| n % 200));
+        let some = texts((0..4000).map(|n| n % 230));
+        let many = texts(0..4000);
+        assert_eq!(choose_form(&[&few], Form::Dictionary8), Form::Dictionary8);
+        assert_eq!(choose_form(&[&few, &some], Form::Dictionary8), Form::Dictionary16);
+        assert_eq!(choose_form(&[&few], Form::Dictionary16), Form::Dictionary16);
+        assert_eq!(choose_form(&[&few], Form::Plain), Form::Plain);
+        assert_eq!(choose_form(&[&many], Form::Dictionary8), Form::Plain);
+        assert_eq!(choose_form(&[&texts(0..3)], Form::Dictionary8), Form::Plain);
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1; 4000]));
+        assert_eq!(choose_form(&[&numbers], Form::Dictionary8), Form::Plain);
+    }
+
+    #[test]
+    fn codes_run_out_at_the_limit() {
+        for (form, limit) in [(Form::Dictionary8, 255), (Form::Dictionary16, 65_535)] {
+            let mut encoder = Encoder::default();
+            let first = encoder.encode(&texts(0..limit), form).unwrap().unwrap();
+            assert_eq!(&to_logical(&first, &DataType::Utf8, false).unwrap(), &texts(0..limit));
+            let again = encoder.encode(&texts(0..5), form).unwrap().unwrap();
+            assert!(Arc::ptr_eq(again.as_any_dictionary().values(), first.as_any_dictionary().values()));
+            assert!(encoder.encode(&texts(limit..limit + 1), form).unwrap().is_none());
+        }
+        let nothing = new_null_array(&DataType::Utf8, 3);
+        let coded = Encoder::default().encode(&nothing, Form::Dictionary8).unwrap().unwrap();
+        assert_eq!(&to_logical(&coded, &DataType::Utf8, false).unwrap(), &nothing);
+        assert_eq!(to_logical(&coded, &DataType::Utf8, true).unwrap().null_count(), 3);
+    }
+
+    #[test]
+    fn field_names_are_read_back() {
+        for form in Form::ALL {
+            assert_eq!(column_of(&form.field(ColumnId(4_294_967_294))), Some(ColumnId(4_294_967_294)));
+        }
+        assert_eq!(column_of("_tx_from"), None);
+        assert_eq!(column_of("cx"), None);
+    }
+
+    #[test]
+    fn a_decimal_that_is_too_large_is_refused() {
+        let values: ArrayRef =
+            Arc::new(Decimal128Array::from(vec![i128::MAX]).with_precision_and_scale(18, 0).unwrap());
+        assert!(matches!(to_stored(&values), Err(Error::InvalidInput(_))));
+    }
 }

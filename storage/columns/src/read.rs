@@ -10,7 +10,9 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt8Array, UInt32Array};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt8Array, UInt32Array,
+};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base::TableId;
@@ -31,10 +33,12 @@ use runtime::DiskFile;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::blocks::file_key;
 use crate::local::read_range;
 use crate::physical::{Form, repeat, to_logical};
 use crate::{
-    ColumnStore, Error, FileMeta, OFFSET_COLUMN, OP_COLUMN, Result, Role, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN, TxFrom, dictionary_type,
+    ColumnStore, Error, FileMeta, OFFSET_COLUMN, OP_COLUMN, Result, Role, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN,
+    TxFrom, dictionary_type,
 };
 
 /// Bytes that the read of a footer may have in flight.
@@ -49,6 +53,8 @@ const INLINE_BYTES: u64 = 64 << 10;
 
 /// A data file with its decoded footer.
 pub(crate) struct OpenFile {
+    /// Names the file among kept blocks.
+    pub(crate) key: u128,
     pub(crate) reader: FileReader,
     /// Reads of a remote file.
     remote: Option<RemoteIo>,
@@ -62,7 +68,12 @@ impl fmt::Debug for OpenFile {
 
 impl OpenFile {
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.reader.schema().fields.iter().any(|field| field.name == name)
+        self.position(name).is_some()
+    }
+
+    /// Where a field is in the file.
+    pub(crate) fn position(&self, name: &str) -> Option<u32> {
+        self.reader.schema().fields.iter().position(|field| field.name == name).map(|at| at as u32)
     }
 }
 
@@ -94,7 +105,10 @@ impl ColumnStore {
             error => error.into(),
         })?;
         if metadata.num_rows != u64::from(meta.rows) {
-            return Err(Error::corrupt(path.to_string(), format!("{} rows where {} were written", metadata.num_rows, meta.rows)));
+            return Err(Error::corrupt(
+                path.to_string(),
+                format!("{} rows where {} were written", metadata.num_rows, meta.rows),
+            ));
         }
         let (io, remote): (Arc<dyn EncodingsIo>, _) = match &self.inner.local {
             Some(local) => (Arc::new(LocalIo { file: local.file(path).await? }), None),
@@ -106,8 +120,17 @@ impl ColumnStore {
         let options = FileReaderOptions::default();
         let plugins = Arc::<DecoderPlugins>::default();
         let cache = &self.inner.decoded;
-        let reader = FileReader::try_open_with_file_metadata(io, path.clone(), None, plugins, Arc::new(metadata), cache, options).await?;
-        Ok(OpenFile { reader, remote })
+        let reader = FileReader::try_open_with_file_metadata(
+            io,
+            path.clone(),
+            None,
+            plugins,
+            Arc::new(metadata),
+            cache,
+            options,
+        )
+        .await?;
+        Ok(OpenFile { key: file_key(path), reader, remote })
     }
 
     /// Reads some fields of a file. `scan` says that much will be read, in order.
@@ -124,7 +147,8 @@ impl ColumnStore {
         let projection = reader_projection_from_column_names(reader.version(), reader.schema(), &names)?;
         let scheduled = match &file.remote {
             Some(remote) if scan => {
-                let budget = usize::try_from(self.inner.options.io_buffer_bytes / AHEAD_UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
+                let budget = usize::try_from(self.inner.options.io_buffer_bytes / AHEAD_UNIT_BYTES)
+                    .unwrap_or(Semaphore::MAX_PERMITS);
                 let ahead = Some(Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS))));
                 Some(reader.with_scheduler(Arc::new(RemoteIo { ahead, ..remote.clone() })))
             }
@@ -169,7 +193,11 @@ fn read_joined(file: &dyn DiskFile, ranges: &[Range<u64>]) -> io::Result<Vec<Byt
 }
 
 impl EncodingsIo for LocalIo {
-    fn submit_request(&self, ranges: Vec<Range<u64>>, _priority: u64) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
+    fn submit_request(
+        &self,
+        ranges: Vec<Range<u64>>,
+        _priority: u64,
+    ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
         let file = self.file.clone();
         async move {
             let total: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
@@ -202,7 +230,10 @@ impl RemoteIo {
             // Stores refuse to read nothing.
             let wanted: Vec<Range<u64>> = ranges.iter().filter(|range| range.start < range.end).cloned().collect();
             let mut read = objects.get_ranges(&path, &wanted).await?.into_iter();
-            Ok(ranges.iter().map(|range| if range.start < range.end { read.next().unwrap_or_default() } else { Bytes::new() }).collect())
+            Ok(ranges
+                .iter()
+                .map(|range| if range.start < range.end { read.next().unwrap_or_default() } else { Bytes::new() })
+                .collect())
         }
         .boxed()
     }
@@ -218,7 +249,11 @@ impl<T> Drop for StopOnDrop<T> {
 }
 
 impl EncodingsIo for RemoteIo {
-    fn submit_request(&self, ranges: Vec<Range<u64>>, _priority: u64) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
+    fn submit_request(
+        &self,
+        ranges: Vec<Range<u64>>,
+        _priority: u64,
+    ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
         let Some(ahead) = self.ahead.clone() else { return self.read(ranges) };
         let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
         let units = u32::try_from(bytes.div_ceil(AHEAD_UNIT_BYTES)).unwrap_or(u32::MAX);
@@ -263,12 +298,22 @@ pub(crate) struct Shape {
 }
 
 /// The schema of what [`Shape`] makes.
-pub(crate) fn output_schema(schema: &StoredSchema, columns: &[usize], dictionary: &[usize], system: SystemColumns, offsets: bool) -> SchemaRef {
+pub(crate) fn output_schema(
+    schema: &StoredSchema,
+    columns: &[usize],
+    dictionary: &[usize],
+    system: SystemColumns,
+    offsets: bool,
+) -> SchemaRef {
     let mut fields: Vec<Arc<Field>> = Vec::new();
     for position in columns {
         let field = schema.arrow().fields()[*position].clone();
         let is_text = field.data_type() == &DataType::Utf8;
-        fields.push(if is_text && dictionary.contains(position) { Arc::new(field.as_ref().clone().with_data_type(dictionary_type())) } else { field });
+        fields.push(if is_text && dictionary.contains(position) {
+            Arc::new(field.as_ref().clone().with_data_type(dictionary_type()))
+        } else {
+            field
+        });
     }
     let mut add = |wanted: bool, name: &str, data_type: DataType| {
         if wanted {
@@ -304,7 +349,10 @@ impl Shape {
         let mut sources = Vec::new();
         for &position in columns {
             let column = schema.columns.get(position).ok_or_else(|| {
-                Error::InvalidInput(format!("table {} has no column at position {position} in version {}", schema.table, schema.version))
+                Error::InvalidInput(format!(
+                    "table {} has no column at position {position} in version {}",
+                    schema.table, schema.version
+                ))
             })?;
             let stored = Form::ALL.iter().map(|form| form.field(column.id)).find(|name| file.has(name));
             let source = if let Some(name) = stored {
@@ -347,7 +395,13 @@ impl Shape {
 
     /// Turns what was read of some rows, or nothing when no field is needed, into the output. `keep` drops rows first,
     /// while values are still in their compact form; `offsets` are the row numbers before that.
-    pub(crate) fn finish(&self, read: Option<RecordBatch>, offsets: impl FnOnce() -> Vec<u32>, rows: usize, keep: Option<&BooleanArray>) -> Result<RecordBatch> {
+    pub(crate) fn finish(
+        &self,
+        read: Option<RecordBatch>,
+        offsets: impl FnOnce() -> Vec<u32>,
+        rows: usize,
+        keep: Option<&BooleanArray>,
+    ) -> Result<RecordBatch> {
         let read = match (read, keep) {
             (Some(read), Some(keep)) => Some(filter_record_batch(&read, keep)?),
             (read, _) => read,

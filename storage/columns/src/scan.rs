@@ -18,10 +18,12 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use codec::StoredSchema;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use lance_io::ReadBatchParams;
 use roaring::RoaringBitmap;
 
+use crate::blocks::{Cursor, Rows, RowsStream};
 use crate::read::{OpenFile, Shape, output_schema};
 use crate::{BATCH_ROWS, ColumnStore, DatasetPin, Error, FileMeta, Result, ZoneFilter};
 
@@ -107,13 +109,25 @@ pub type ScanStream = BoxStream<'static, Result<RecordBatch>>;
 impl ColumnStore {
     /// Reads one file. The deletion vector of the pinned version is applied to a committed file; a staged file (or
     /// `pin` = `None`) has none. Nothing is read before the stream is polled.
-    pub fn scan_file(&self, pin: Option<&Arc<DatasetPin>>, meta: &FileMeta, schema: &Arc<StoredSchema>, spec: ScanSpec) -> ScanStream {
+    pub fn scan_file(
+        &self,
+        pin: Option<&Arc<DatasetPin>>,
+        meta: &FileMeta,
+        schema: &Arc<StoredSchema>,
+        spec: ScanSpec,
+    ) -> ScanStream {
         let (store, pin, meta, schema) = (self.clone(), pin.cloned(), meta.clone(), schema.clone());
         let started = async move { store.start_scan(pin.as_deref(), &meta, &schema, spec).await };
         stream::once(started).try_flatten().boxed()
     }
 
-    async fn start_scan(&self, pin: Option<&DatasetPin>, meta: &FileMeta, schema: &StoredSchema, spec: ScanSpec) -> Result<ScanStream> {
+    async fn start_scan(
+        &self,
+        pin: Option<&DatasetPin>,
+        meta: &FileMeta,
+        schema: &StoredSchema,
+        spec: ScanSpec,
+    ) -> Result<ScanStream> {
         let deleted = match pin {
             Some(pin) => self.deleted_rows(pin, meta).await?,
             None => None,
@@ -132,40 +146,52 @@ impl ColumnStore {
             return Ok(stream::empty().boxed());
         }
         let file = self.open_file(schema.table, meta).await?;
-        let shape = Arc::new(Shape::new(&file, meta, schema, &spec.columns, &spec.dictionary, spec.system, spec.offsets)?);
+        let shape =
+            Arc::new(Shape::new(&file, meta, schema, &spec.columns, &spec.dictionary, spec.system, spec.offsets)?);
+        let fields: Arc<[String]> = shape.fields.clone().into();
         let batch_rows = spec.batch_rows.max(1);
         if shape.fields.is_empty() {
             return Ok(constant_batches(shape, ranges, mask, batch_rows));
         }
-        self.read_batches(&file, shape, ranges, mask, batch_rows, spec.prefetch.max(1)).await
-    }
-
-    async fn read_batches(
-        &self,
-        file: &OpenFile,
-        shape: Arc<Shape>,
-        ranges: Vec<Range<u32>>,
-        mask: Option<Arc<RoaringBitmap>>,
-        batch_rows: u32,
-        prefetch: usize,
-    ) -> Result<ScanStream> {
-        let wide: Arc<[Range<u64>]> = ranges.iter().map(|range| u64::from(range.start)..u64::from(range.end)).collect();
-        let tasks = self.read_fields(file, &shape.fields, ReadBatchParams::Ranges(wide), batch_rows, true).await?;
-        let mut cursor = Cursor::new(ranges);
-        let batches = tasks
-            .map(move |task| {
-                let span = cursor.next(task.num_rows);
-                let (shape, mask) = (shape.clone(), mask.clone());
-                async move {
-                    let read = task.task.await?;
-                    let keep = mask.as_deref().and_then(|mask| keep(&span, mask));
-                    let rows = read.num_rows();
-                    shape.finish(Some(read), || offsets(&span), rows, keep.as_ref())
-                }
+        let finish = move |rows: Rows| {
+            let Rows { span, read } = rows;
+            let keep = mask.as_deref().and_then(|mask| keep(&span, mask));
+            let rows = read.num_rows();
+            shape.finish(Some(read), || offsets(&span), rows, keep.as_ref())
+        };
+        let read = if batch_rows >= self.inner.options.column_block_rows && self.inner.options.column_cache_bytes > 0 {
+            self.read_blocks(file, fields, ranges, meta.rows)
+        } else {
+            self.read_ranges(&file, &fields, ranges, batch_rows).await?
+        };
+        let batches = read
+            .map(move |reading| {
+                let finish = finish.clone();
+                async move { finish(reading?.await?) }
             })
-            .buffered(prefetch)
+            .buffered(spec.prefetch.max(1))
             .try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(batches.boxed())
+    }
+
+    /// Reads ranges of rows and keeps nothing.
+    async fn read_ranges(
+        &self,
+        file: &OpenFile,
+        fields: &[String],
+        ranges: Vec<Range<u32>>,
+        batch_rows: u32,
+    ) -> Result<RowsStream> {
+        let wide: Arc<[Range<u64>]> = ranges.iter().map(|range| u64::from(range.start)..u64::from(range.end)).collect();
+        let tasks = self.read_fields(file, fields, ReadBatchParams::Ranges(wide), batch_rows, true).await?;
+        let mut cursor = Cursor::new(ranges);
+        let read = tasks.map(move |task| {
+            let span = cursor.next(task.num_rows);
+            let rows: BoxFuture<'static, Result<Rows>> =
+                Box::pin(async move { Ok(Rows { span, read: task.task.await? }) });
+            Ok(rows)
+        });
+        Ok(read.boxed())
     }
 
     /// Reads rows by physical row number, in the order asked for, which need not ascend and may repeat. Deletion vectors
@@ -182,14 +208,20 @@ impl ColumnStore {
         sorted.sort_unstable();
         sorted.dedup();
         if let Some(last) = sorted.last().filter(|last| **last >= meta.rows) {
-            return Err(Error::InvalidInput(format!("row {last} asked of file {}, which has {}", meta.path, meta.rows)));
+            return Err(Error::InvalidInput(format!(
+                "row {last} asked of file {}, which has {}",
+                meta.path, meta.rows
+            )));
         }
         let file = self.open_file(schema.table, meta).await?;
         let shape = Shape::new(&file, meta, schema, columns, &[], system, false)?;
         let read = if shape.fields.is_empty() || sorted.is_empty() {
             None
         } else {
-            Some(self.read_rows(&file, &shape.fields, &sorted).await?)
+            match self.kept_rows(&file, &shape.fields, &sorted)? {
+                Some(kept) => Some(kept),
+                None => Some(self.read_rows(&file, &shape.fields, &sorted).await?),
+            }
         };
         if sorted.is_empty() {
             return Ok(RecordBatch::new_empty(shape.output));
@@ -209,7 +241,13 @@ impl ColumnStore {
     }
 
     /// Reads a few rows, as stored.
-    pub(crate) async fn read_whole(&self, file: &OpenFile, fields: &[String], params: ReadBatchParams, rows: u32) -> Result<RecordBatch> {
+    pub(crate) async fn read_whole(
+        &self,
+        file: &OpenFile,
+        fields: &[String],
+        params: ReadBatchParams,
+        rows: u32,
+    ) -> Result<RecordBatch> {
         let tasks = self.read_fields(file, fields, params, rows.max(1), false).await?;
         let mut batches: Vec<RecordBatch> = tasks.then(|task| task.task).try_collect().await?;
         match (batches.pop(), batches.is_empty()) {
@@ -238,8 +276,15 @@ fn intersect(left: &[Range<u32>], right: &[Range<u32>]) -> Vec<Range<u32>> {
 }
 
 /// Decides what is read: ranges to read, and the mask that is left to filter by.
-fn settle(ranges: Vec<Range<u32>>, mask: Option<Arc<RoaringBitmap>>, rows: u32) -> (Vec<Range<u32>>, Option<Arc<RoaringBitmap>>) {
-    let bounded = ranges.into_iter().map(|range| range.start.min(rows)..range.end.min(rows)).filter(|range| range.start < range.end);
+fn settle(
+    ranges: Vec<Range<u32>>,
+    mask: Option<Arc<RoaringBitmap>>,
+    rows: u32,
+) -> (Vec<Range<u32>>, Option<Arc<RoaringBitmap>>) {
+    let bounded = ranges
+        .into_iter()
+        .map(|range| range.start.min(rows)..range.end.min(rows))
+        .filter(|range| range.start < range.end);
     let ranges: Vec<Range<u32>> = bounded.collect();
     let Some(mask) = mask else { return (ranges, None) };
     let wanted: u64 = ranges.iter().map(|range| u64::from(range.end - range.start)).sum();
@@ -283,37 +328,6 @@ fn runs<'a>(mask: &'a RoaringBitmap, range: &Range<u32>) -> impl Iterator<Item =
     })
 }
 
-/// Follows a stream of batches through the ranges it was read from.
-struct Cursor {
-    ranges: std::vec::IntoIter<Range<u32>>,
-    current: Range<u32>,
-}
-
-impl Cursor {
-    fn new(ranges: Vec<Range<u32>>) -> Self {
-        Self { ranges: ranges.into_iter(), current: 0..0 }
-    }
-
-    /// The ranges that the next `rows` rows lie in.
-    fn next(&mut self, rows: u32) -> Vec<Range<u32>> {
-        let mut span = Vec::new();
-        let mut wanted = rows;
-        while wanted > 0 {
-            if self.current.is_empty() {
-                match self.ranges.next() {
-                    Some(range) => self.current = range,
-                    None => break,
-                }
-            }
-            let taken = wanted.min(self.current.end - self.current.start);
-            span.push(self.current.start..self.current.start + taken);
-            self.current.start += taken;
-            wanted -= taken;
-        }
-        span
-    }
-}
-
 fn offsets(span: &[Range<u32>]) -> Vec<u32> {
     span.iter().cloned().flatten().collect()
 }
@@ -337,7 +351,12 @@ fn keep(span: &[Range<u32>], mask: &RoaringBitmap) -> Option<BooleanArray> {
 }
 
 /// Batches for which nothing needs to be read.
-fn constant_batches(shape: Arc<Shape>, ranges: Vec<Range<u32>>, mask: Option<Arc<RoaringBitmap>>, batch_rows: u32) -> ScanStream {
+fn constant_batches(
+    shape: Arc<Shape>,
+    ranges: Vec<Range<u32>>,
+    mask: Option<Arc<RoaringBitmap>>,
+    batch_rows: u32,
+) -> ScanStream {
     let mut cursor = Cursor::new(ranges);
     let batches = std::iter::from_fn(move || {
         let span = cursor.next(batch_rows);
@@ -351,7 +370,7 @@ fn constant_batches(shape: Arc<Shape>, ranges: Vec<Range<u32>>, mask: Option<Arc
     stream::iter(batches).try_filter(|batch| std::future::ready(batch.num_rows() > 0)).boxed()
 }
 
-/// Stays with the arrays of a batch by name.
+/// A column of rows that a caller handed in.
 pub(crate) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch.column_by_name(name).ok_or_else(|| Error::InvalidInput(format!("rows lack the column {name}")))
 }

@@ -32,7 +32,11 @@ impl DistinctSketch {
         let sum: f64 = self.registers.iter().map(|&rank| (-f64::from(rank)).exp2()).sum();
         let raw = 0.7213 / (1.0 + 1.079 / registers) * registers * registers / sum;
         let empty = self.registers.iter().filter(|&&rank| rank == 0).count();
-        if raw <= 2.5 * registers && empty > 0 { (registers * (registers / empty as f64).ln()).round() as u64 } else { raw.round() as u64 }
+        if raw <= 2.5 * registers && empty > 0 {
+            (registers * (registers / empty as f64).ln()).round() as u64
+        } else {
+            raw.round() as u64
+        }
     }
 
     /// Adds another sketch's values.
@@ -141,14 +145,20 @@ mod tests {
             let values: ArrayRef = Arc::new((0..count).flat_map(|n| [Some(n), None, Some(n)]).collect::<Int32Array>());
             sketch.add_column(&values);
             let estimate = sketch.estimate() as f64;
-            assert!((estimate - f64::from(count)).abs() <= 0.1 * f64::from(count) + 0.5, "{count} estimated as {estimate}");
+            assert!(
+                (estimate - f64::from(count)).abs() <= 0.1 * f64::from(count) + 0.5,
+                "{count} estimated as {estimate}"
+            );
         }
     }
 
     #[test]
     fn merging_is_adding() {
-        let texts = |range: std::ops::Range<u32>| -> ArrayRef { Arc::new(range.map(|n| Some(n.to_string())).collect::<StringArray>()) };
-        let (mut all, mut left, mut right) = (DistinctSketch::default(), DistinctSketch::default(), DistinctSketch::default());
+        let texts = |range: std::ops::Range<u32>| -> ArrayRef {
+            Arc::new(range.map(|n| Some(n.to_string())).collect::<StringArray>())
+        };
+        let (mut all, mut left, mut right) =
+            (DistinctSketch::default(), DistinctSketch::default(), DistinctSketch::default());
         all.add_column(&texts(0..5000));
         left.add_column(&texts(0..3000));
         right.add_column(&texts(2000..5000).slice(0, 3000));

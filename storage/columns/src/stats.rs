@@ -17,13 +17,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float32Array, Float64Array,
-    PrimitiveArray, StringArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray,
+    Float32Array, Float64Array, PrimitiveArray, StringArray,
 };
-use arrow::compute::{max, max_binary, max_boolean, max_fixed_size_binary, max_string, min, min_binary, min_boolean, min_fixed_size_binary, min_string};
+use arrow::compute::{
+    max, max_binary, max_boolean, max_fixed_size_binary, max_string, min, min_binary, min_boolean,
+    min_fixed_size_binary, min_string,
+};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, IntervalUnit, Time64MicrosecondType,
-    TimeUnit, TimestampMicrosecondType, UInt8Type,
+    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type,
 };
 use base::{ColumnId, CommitTs, RowKey, TableId};
 use bytes::Bytes;
@@ -117,8 +120,12 @@ impl Value {
             DataType::Int32 => Value::Int(array.as_primitive::<Int32Type>().value(row).into()),
             DataType::Int64 => Value::Int(array.as_primitive::<Int64Type>().value(row).into()),
             DataType::Date32 => Value::Int(array.as_primitive::<Date32Type>().value(row).into()),
-            DataType::Time64(TimeUnit::Microsecond) => Value::Int(array.as_primitive::<Time64MicrosecondType>().value(row).into()),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => Value::Int(array.as_primitive::<TimestampMicrosecondType>().value(row).into()),
+            DataType::Time64(TimeUnit::Microsecond) => {
+                Value::Int(array.as_primitive::<Time64MicrosecondType>().value(row).into())
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                Value::Int(array.as_primitive::<TimestampMicrosecondType>().value(row).into())
+            }
             DataType::Decimal128(..) => Value::Int(array.as_primitive::<Decimal128Type>().value(row)),
             DataType::Float32 => Value::Float(array.as_primitive::<Float32Type>().value(row).into()),
             DataType::Float64 => Value::Float(array.as_primitive::<Float64Type>().value(row)),
@@ -145,15 +152,21 @@ impl Value {
             (Value::Int(value), DataType::Int32) => primitive::<Int32Type>(*value, data_type),
             (Value::Int(value), DataType::Int64) => primitive::<Int64Type>(*value, data_type),
             (Value::Int(value), DataType::Date32) => primitive::<Date32Type>(*value, data_type),
-            (Value::Int(value), DataType::Time64(TimeUnit::Microsecond)) => primitive::<Time64MicrosecondType>(*value, data_type),
-            (Value::Int(value), DataType::Timestamp(TimeUnit::Microsecond, _)) => primitive::<TimestampMicrosecondType>(*value, data_type),
+            (Value::Int(value), DataType::Time64(TimeUnit::Microsecond)) => {
+                primitive::<Time64MicrosecondType>(*value, data_type)
+            }
+            (Value::Int(value), DataType::Timestamp(TimeUnit::Microsecond, _)) => {
+                primitive::<TimestampMicrosecondType>(*value, data_type)
+            }
             (Value::Int(value), DataType::Decimal128(precision, scale)) => {
                 let array = Decimal128Array::from(vec![*value]).with_precision_and_scale(*precision, *scale).ok()?;
                 Some(Arc::new(array))
             }
             (Value::Float(value), DataType::Float32) => Some(Arc::new(Float32Array::from(vec![*value as f32]))),
             (Value::Float(value), DataType::Float64) => Some(Arc::new(Float64Array::from(vec![*value]))),
-            (Value::Bytes(value), DataType::Utf8) => Some(Arc::new(StringArray::from(vec![std::str::from_utf8(value).ok()?]))),
+            (Value::Bytes(value), DataType::Utf8) => {
+                Some(Arc::new(StringArray::from(vec![std::str::from_utf8(value).ok()?])))
+            }
             (Value::Bytes(value), DataType::Binary) => Some(Arc::new(BinaryArray::from(vec![value.as_slice()]))),
             (Value::Bytes(value), DataType::FixedSizeBinary(width)) => {
                 Some(Arc::new(FixedSizeBinaryArray::try_new(*width, value.clone().into(), None).ok()?))
@@ -198,7 +211,12 @@ impl Value {
 /// The bounds of a part of a column.
 fn bounds(values: &ArrayRef) -> Zone {
     let nulls = values.null_count() as u32;
-    let ints = |min: Option<i128>, max: Option<i128>| Zone { min: min.map(Value::Int), max: max.map(Value::Int), nulls, cut: false };
+    let ints = |min: Option<i128>, max: Option<i128>| Zone {
+        min: min.map(Value::Int),
+        max: max.map(Value::Int),
+        nulls,
+        cut: false,
+    };
     macro_rules! primitive {
         ($kind:ty) => {{
             let values = values.as_primitive::<$kind>();
@@ -317,14 +335,21 @@ impl Zone {
             Test::Compare(CompareOp::Lt, value) => self.min.as_ref().is_none_or(|min| min.compare(value).is_lt()),
             Test::Compare(CompareOp::Gt, value) => self.max.as_ref().is_none_or(|max| max.compare(value).is_gt()),
             Test::In(values) => {
-                let first = self.min.as_ref().map_or(0, |min| values.partition_point(|value| value.compare(min).is_lt()));
+                let first =
+                    self.min.as_ref().map_or(0, |min| values.partition_point(|value| value.compare(min).is_lt()));
                 values.get(first).is_some_and(at_least)
             }
         }
     }
 }
 
-fn pick(mine: Option<Value>, mine_unknown: bool, theirs: Option<Value>, theirs_unknown: bool, wanted: Ordering) -> Option<Value> {
+fn pick(
+    mine: Option<Value>,
+    mine_unknown: bool,
+    theirs: Option<Value>,
+    theirs_unknown: bool,
+    wanted: Ordering,
+) -> Option<Value> {
     if mine_unknown || theirs_unknown {
         return None;
     }
@@ -473,7 +498,8 @@ impl FileStats {
     /// Roughly what it takes in memory.
     pub(crate) fn weight(&self) -> usize {
         let zones = self.zone_count();
-        let keys: usize = self.keys.iter().map(|(first, last)| 96 + first.as_bytes().len() + last.as_bytes().len()).sum();
+        let keys: usize =
+            self.keys.iter().map(|(first, last)| 96 + first.as_bytes().len() + last.as_bytes().len()).sum();
         512 + self.bloom.as_bytes().len() + keys + self.columns.len() * (2048 + zones * 128)
     }
 }
@@ -481,6 +507,7 @@ impl FileStats {
 /// Collects the statistics of one file while it is written.
 #[derive(Debug)]
 pub(crate) struct StatsBuilder {
+    zone_rows: u32,
     columns: Vec<ColumnBuilder>,
     key_hashes: Vec<u64>,
     keys: Vec<(RowKey, RowKey)>,
@@ -503,9 +530,24 @@ struct ColumnBuilder {
 impl StatsBuilder {
     pub(crate) fn new(columns: impl Iterator<Item = (String, Form, DataType)>) -> Self {
         let columns = columns
-            .map(|(name, form, data_type)| ColumnBuilder { name, form, data_type, zones: Vec::new(), sketch: DistinctSketch::default(), bytes: 0 })
+            .map(|(name, form, data_type)| ColumnBuilder {
+                name,
+                form,
+                data_type,
+                zones: Vec::new(),
+                sketch: DistinctSketch::default(),
+                bytes: 0,
+            })
             .collect();
-        Self { columns, key_hashes: Vec::new(), keys: Vec::new(), key_range: None, rows: 0, sorted: true }
+        Self {
+            zone_rows: ZONE_ROWS,
+            columns,
+            key_hashes: Vec::new(),
+            keys: Vec::new(),
+            key_range: None,
+            rows: 0,
+            sorted: true,
+        }
     }
 
     pub(crate) fn rows(&self) -> u32 {
@@ -536,8 +578,8 @@ impl StatsBuilder {
         self.key_hashes.extend(keys.iter().map(|key| hash_key(key.as_bytes())));
         let mut done = 0;
         while done < keys.len() {
-            let had = self.rows % ZONE_ROWS;
-            let rows = ((ZONE_ROWS - had) as usize).min(keys.len() - done);
+            let had = self.rows % self.zone_rows;
+            let rows = ((self.zone_rows - had) as usize).min(keys.len() - done);
             for (column, values) in self.columns.iter_mut().zip(columns) {
                 let part = bounds(&values.slice(done, rows));
                 match column.zones.last_mut() {
@@ -573,14 +615,14 @@ impl StatsBuilder {
     }
 
     pub(crate) fn finish(self, meta: FileMeta) -> FileStats {
-        let rows = self.rows;
+        let (rows, zone_rows) = (self.rows, self.zone_rows);
         let columns = self.columns.into_iter().map(|column| {
             let ColumnBuilder { name, form, data_type, zones, sketch, bytes } = column;
-            let totals = totals(&data_type, &zones, rows, ZONE_ROWS, sketch, bytes);
+            let totals = totals(&data_type, &zones, rows, zone_rows, sketch, bytes);
             StoredStats { name, form, data_type, zones, totals }
         });
         FileStats {
-            zone_rows: ZONE_ROWS,
+            zone_rows,
             bloom: if self.sorted { Bloom::build(&self.key_hashes) } else { Bloom::default() },
             keys: if self.sorted { self.keys } else { Vec::new() },
             columns: columns.collect(),
@@ -608,7 +650,14 @@ fn memory_bytes(values: &ArrayRef) -> u64 {
     }
 }
 
-fn totals(data_type: &DataType, zones: &[Zone], rows: u32, zone_rows: u32, distinct: DistinctSketch, bytes: u64) -> ColumnStats {
+fn totals(
+    data_type: &DataType,
+    zones: &[Zone],
+    rows: u32,
+    zone_rows: u32,
+    distinct: DistinctSketch,
+    bytes: u64,
+) -> ColumnStats {
     let mut total = Zone { nulls: 0, ..Zone::default() };
     let mut had = 0;
     for zone in zones {
@@ -797,5 +846,258 @@ impl ColumnStore {
         let stats = Arc::new(decode(path.as_ref(), bytes)?);
         self.inner.stats.insert(path, stats.clone(), stats.weight());
         Ok(stats)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, Scalar};
+    use arrow::compute::kernels::cmp;
+    use base::{FileId, SchemaVersion};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{FileState, TxFrom};
+
+    fn meta(rows: u32) -> FileMeta {
+        FileMeta {
+            file: FileId(1),
+            role: Role::Current,
+            path: "x.lance".into(),
+            state: FileState::Staged,
+            rows,
+            bytes: 1,
+            tx_from: TxFrom::Constant(CommitTs(50)),
+            constant_op: Some(0),
+            key_sorted: true,
+            min_key: RowKey::default(),
+            max_key: RowKey::default(),
+            min_ts: CommitTs(50),
+            max_ts: CommitTs(50),
+            min_closed: CommitTs::MAX,
+            max_closed: CommitTs::MAX,
+            schema_version: SchemaVersion(1),
+            row_ts_left_out: false,
+        }
+    }
+
+    /// Statistics of one column, in zones of 16 rows, that came in pieces of 7.
+    fn stats_of(column: &ArrayRef) -> FileStats {
+        let described = ("c1".to_owned(), Form::Plain, column.data_type().clone());
+        let mut builder = StatsBuilder::new(std::iter::once(described));
+        builder.zone_rows = 16;
+        let mut at = 0;
+        while at < column.len() {
+            let rows = (column.len() - at).min(7);
+            let keys: Vec<RowKey> =
+                (at..at + rows).map(|row| RowKey((row as u64).to_be_bytes().to_vec().into())).collect();
+            builder.push(&[column.slice(at, rows)], &keys);
+            at += rows;
+        }
+        builder.finish(meta(column.len() as u32))
+    }
+
+    /// A column of some type, its values drawn from `seeds`; a few of them are odd.
+    fn column_of_kind(kind: u8, seeds: &[Option<i16>]) -> ArrayRef {
+        let ints = || seeds.iter().map(|seed| seed.map(i64::from));
+        match kind {
+            0 => Arc::new(ints().collect::<Int64Array>()),
+            1 => Arc::new(
+                ints()
+                    .map(|seed| seed.map(|seed| i128::from(seed) << 70))
+                    .collect::<Decimal128Array>()
+                    .with_precision_and_scale(38, 3)
+                    .unwrap(),
+            ),
+            2 => Arc::new(
+                ints()
+                    .map(|seed| {
+                        seed.map(|seed| match seed {
+                            7 => f64::NAN,
+                            8 => -f64::NAN,
+                            9 => -0.0,
+                            10 => f64::NEG_INFINITY,
+                            seed => seed as f64 / 8.0,
+                        })
+                    })
+                    .collect::<Float64Array>(),
+            ),
+            3 => Arc::new(ints().map(|seed| seed.map(|seed| seed as f32)).collect::<Float32Array>()),
+            4 => Arc::new(
+                ints()
+                    .map(|seed| {
+                        seed.map(|seed| match seed % 4 {
+                            // Long ones that differ only behind the cut, and ones that cannot be counted up.
+                            0 => format!("{}{seed:05}", "é".repeat(40)),
+                            1 => "\u{10ffff}".repeat(20),
+                            _ => format!("{seed}"),
+                        })
+                    })
+                    .collect::<StringArray>(),
+            ),
+            5 => Arc::new(
+                ints()
+                    .map(|seed| {
+                        seed.map(|seed| {
+                            if seed % 3 == 0 {
+                                vec![u8::MAX; 70]
+                            } else {
+                                [vec![seed as u8; 66], seed.to_be_bytes().to_vec()].concat()
+                            }
+                        })
+                    })
+                    .collect::<BinaryArray>(),
+            ),
+            6 => Arc::new(ints().map(|seed| seed.map(|seed| seed % 2 == 0)).collect::<BooleanArray>()),
+            _ => Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(
+                    ints().map(|seed| seed.map(|seed| (seed as i128).to_be_bytes())),
+                    16,
+                )
+                .unwrap(),
+            ),
+        }
+    }
+
+    /// The rows that pass by anybody's rules: by the total order of floats, or by arithmetic.
+    fn passes(column: &ArrayRef, op: CompareOp, literal: &ArrayRef) -> Vec<bool> {
+        let scalar = Scalar::new(literal.clone());
+        let total = match op {
+            CompareOp::Eq => cmp::eq(column, &scalar),
+            CompareOp::Lt => cmp::lt(column, &scalar),
+            CompareOp::Le => cmp::lt_eq(column, &scalar),
+            CompareOp::Gt => cmp::gt(column, &scalar),
+            CompareOp::Ge => cmp::gt_eq(column, &scalar),
+        };
+        let total = total.unwrap();
+        (0..column.len())
+            .map(|row| {
+                let arithmetic = match (Value::of(column, row), Value::of(literal, 0)) {
+                    (Some(Value::Float(value)), Some(Value::Float(literal))) => match op {
+                        CompareOp::Eq => value == literal,
+                        CompareOp::Lt => value < literal,
+                        CompareOp::Le => value <= literal,
+                        CompareOp::Gt => value > literal,
+                        CompareOp::Ge => value >= literal,
+                    },
+                    _ => false,
+                };
+                arithmetic || (total.is_valid(row) && total.value(row))
+            })
+            .collect()
+    }
+
+    fn seeds() -> impl Strategy<Value = Vec<Option<i16>>> {
+        // Runs of like values, so that zones differ.
+        let run = (proptest::option::weighted(0.8, -30i16..30), 1usize..30);
+        proptest::collection::vec(run, 1..12)
+            .prop_map(|runs| runs.into_iter().flat_map(|(seed, rows)| vec![seed; rows]).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn pruning_never_loses_a_row(kind in 0u8..8, seeds in seeds(), literals in proptest::collection::vec(proptest::option::weighted(0.9, -30i16..30), 1..4), op in 0usize..7) {
+            let column = column_of_kind(kind, &seeds);
+            let stats = decode("x", encode(&stats_of(&column)).into()).unwrap();
+            let literal = column_of_kind(kind, &literals[..1]);
+            let list = column_of_kind(kind, &literals);
+            let target = ZoneColumn::Column(ColumnId(1));
+            let (filter, wanted) = match op {
+                5 => {
+                    let wanted = (0..literals.len()).map(|at| passes(&column, CompareOp::Eq, &list.slice(at, 1)));
+                    let wanted = wanted.reduce(|left, right| left.iter().zip(&right).map(|(a, b)| *a || *b).collect()).unwrap();
+                    (ZoneFilter::all().and_in(target, list), wanted)
+                }
+                6 => (ZoneFilter::all().and_null(target, true), (0..column.len()).map(|row| column.is_null(row)).collect()),
+                op => {
+                    let op = [CompareOp::Eq, CompareOp::Lt, CompareOp::Le, CompareOp::Gt, CompareOp::Ge][op];
+                    (ZoneFilter::all().and_compare(target, op, literal.clone()), passes(&column, op, &literal))
+                }
+            };
+            let ranges = stats.prune(&meta(column.len() as u32), &filter);
+            for (row, wanted) in wanted.iter().enumerate() {
+                prop_assert!(!wanted || ranges.iter().any(|range| range.contains(&(row as u32))), "row {} is lost: {:?}", row, ranges);
+            }
+            // And the totals are what they are called.
+            let totals = stats.column(ColumnId(1)).unwrap();
+            prop_assert_eq!(totals.nulls as usize, column.null_count());
+            for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
+                let value = column.slice(row, 1);
+                if let Some(min) = &totals.min {
+                    prop_assert!(passes(min, CompareOp::Le, &value)[0]);
+                }
+                if let Some(max) = &totals.max {
+                    prop_assert!(passes(max, CompareOp::Ge, &value)[0]);
+                }
+            }
+            if totals.exact && column.null_count() < column.len() {
+                for bound in [&totals.min, &totals.max] {
+                    prop_assert!(passes(&column, CompareOp::Eq, bound.as_ref().unwrap()).contains(&true));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whole_zones_are_skipped() {
+        let column: ArrayRef = Arc::new((0..100i64).map(Some).collect::<Int64Array>());
+        let stats = stats_of(&column);
+        let at = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+        let target = ZoneColumn::Column(ColumnId(1));
+        let prune = |filter: ZoneFilter| stats.prune(&meta(100), &filter);
+        assert_eq!(prune(ZoneFilter::all()), [0..100]);
+        assert_eq!(
+            prune(ZoneFilter::all().and_compare(target, CompareOp::Ge, at(40)).and_compare(
+                target,
+                CompareOp::Lt,
+                at(48)
+            )),
+            [32..48]
+        );
+        assert_eq!(prune(ZoneFilter::all().and_in(target, Arc::new(Int64Array::from(vec![3, 99])))), [0..16, 96..100]);
+        assert!(prune(ZoneFilter::all().and_null(target, true)).is_empty());
+        assert!(
+            prune(ZoneFilter::all().and_compare(target, CompareOp::Eq, Arc::new(Int64Array::from(vec![None]))))
+                .is_empty()
+        );
+        // What is not understood skips nothing.
+        assert_eq!(
+            prune(ZoneFilter::all().and_compare(target, CompareOp::Eq, Arc::new(StringArray::from(vec!["3"])))),
+            [0..100]
+        );
+        assert_eq!(
+            prune(ZoneFilter::all().and_compare(ZoneColumn::Column(ColumnId(2)), CompareOp::Eq, at(3))),
+            [0..100]
+        );
+        // Constants.
+        assert_eq!(prune(ZoneFilter::all().and_compare(ZoneColumn::TxFrom, CompareOp::Le, at(50))), [0..100]);
+        assert!(prune(ZoneFilter::all().and_compare(ZoneColumn::TxFrom, CompareOp::Lt, at(50))).is_empty());
+        assert_eq!(prune(ZoneFilter::all().and_compare(ZoneColumn::TxTo, CompareOp::Gt, at(i64::MAX - 1))), [0..100]);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let column = column_of_kind(4, &(0..100).map(Some).collect::<Vec<_>>());
+        let bytes = encode(&stats_of(&column));
+        assert!(decode("x", bytes.clone().into()).is_ok());
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(matches!(decode("x", damaged.into()), Err(Error::Corrupt { .. })), "byte {at}");
+        }
+        for len in 0..bytes.len() {
+            assert!(decode("x", bytes[..len].to_vec().into()).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn every_absent_key_is_likely_turned_away() {
+        let column: ArrayRef = Arc::new((0..1000i64).map(Some).collect::<Int64Array>());
+        let stats = stats_of(&column);
+        let key = |key: u64| RowKey(key.to_be_bytes().to_vec().into());
+        assert!((0..1000).all(|row| stats.zone_of(&key(row)) == Some(row as usize / 16)));
+        assert!((1000..2000).all(|row| stats.zone_of(&key(row)).is_none()));
     }
 }

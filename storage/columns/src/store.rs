@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use base::{DatasetVersion, TableId};
 use bytes::Bytes;
@@ -22,12 +24,13 @@ use roaring::RoaringBitmap;
 use runtime::{Disk, RealDisk};
 use url::Url;
 
+use crate::blocks::BlockKey;
 use crate::cache::Cache;
 use crate::local::LocalStore;
 use crate::lookup::ZoneKeys;
 use crate::read::OpenFile;
 use crate::wire::{In, Out};
-use crate::{DatasetPin, Error, FileStats, Result, Role};
+use crate::{BATCH_ROWS, DatasetPin, Error, FileStats, Result, Role};
 
 /// Under this scheme Lance finds our object store, and nothing of Lance's own code for local files runs.
 const SCHEME: &str = "lattice";
@@ -52,6 +55,10 @@ pub struct ColumnOptions {
     pub metadata_cache_bytes: usize,
     /// Bytes for decoded key zones.
     pub key_cache_bytes: usize,
+    /// Bytes for decoded columns; 0 keeps none.
+    pub column_cache_bytes: usize,
+    /// Rows of a column that are decoded and kept together.
+    pub column_block_rows: u32,
     /// Bytes for file statistics (sidecars).
     pub stats_cache_bytes: usize,
     /// Bytes that one scan of a remote store may have read ahead but not decoded.
@@ -72,6 +79,8 @@ impl ColumnOptions {
             epoch,
             metadata_cache_bytes: 128 << 20,
             key_cache_bytes: 128 << 20,
+            column_cache_bytes: 512 << 20,
+            column_block_rows: BATCH_ROWS,
             stats_cache_bytes: 128 << 20,
             io_buffer_bytes: 256 << 20,
             open_readers: 1024,
@@ -113,6 +122,7 @@ pub(crate) struct Inner {
     pub(crate) stats: Cache<Path, Arc<FileStats>>,
     pub(crate) deletions: Cache<Path, Arc<RoaringBitmap>>,
     pub(crate) key_zones: Cache<(Path, u32), Arc<ZoneKeys>>,
+    pub(crate) blocks: Cache<BlockKey, ArrayRef>,
     /// Data files of this process that were neither committed nor discarded.
     pub(crate) fresh: Mutex<HashSet<Path>>,
     /// Held while a dataset is committed to or swept.
@@ -145,7 +155,17 @@ impl ObjectStoreProvider for Provider {
         let location = Url::parse("memory:///").map_err(|error| lance_core::Error::invalid_input(error.to_string()))?;
         // Every store of ours lists in path order.
         let lexical = true;
-        Ok(LanceStore::new(self.objects.clone(), location, Some(block_bytes), None, false, lexical, parallel_reads, 3, None))
+        Ok(LanceStore::new(
+            self.objects.clone(),
+            location,
+            Some(block_bytes),
+            None,
+            false,
+            lexical,
+            parallel_reads,
+            3,
+            None,
+        ))
     }
 }
 
@@ -153,6 +173,7 @@ impl ColumnStore {
     /// Opens or creates the store at a URL: a folder path, `file://…`, `s3://bucket/prefix` (credentials and endpoint
     /// from the `AWS_*` environment) or `memory://`. Refuses a location that another cluster owns.
     pub async fn open(url: &str, options: ColumnOptions) -> Result<Self> {
+        let options = ColumnOptions { column_block_rows: options.column_block_rows.max(1), ..options };
         let (objects, local) = open_objects(url, &options).await?;
         let shared = url.starts_with("s3://");
         let registry = Arc::new(ObjectStoreRegistry::empty());
@@ -174,6 +195,7 @@ impl ColumnStore {
             stats: Cache::new(options.stats_cache_bytes),
             deletions: Cache::new(DELETION_CACHE_BYTES),
             key_zones: Cache::new(options.key_cache_bytes),
+            blocks: Cache::new(options.column_cache_bytes),
             fresh: Mutex::new(HashSet::new()),
             writers: Mutex::new(HashMap::new()),
             options,
@@ -218,7 +240,11 @@ impl ColumnStore {
     pub async fn check_owner(&self) -> Result<()> {
         let bytes = self.get(&Path::from(OWNER_OBJECT)).await?;
         let (cluster, epoch) = decode_owner(&bytes)?;
-        if cluster == self.inner.options.cluster && epoch == self.inner.options.epoch { Ok(()) } else { Err(self.foreign(cluster, epoch)) }
+        if cluster == self.inner.options.cluster && epoch == self.inner.options.epoch {
+            Ok(())
+        } else {
+            Err(self.foreign(cluster, epoch))
+        }
     }
 
     async fn take_ownership(&self) -> Result<()> {
@@ -234,7 +260,8 @@ impl ColumnStore {
             let mode = match found {
                 None => PutMode::Create,
                 Some(found) => {
-                    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+                    let version =
+                        UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
                     let (cluster, epoch) = decode_owner(&found.bytes().await?)?;
                     if cluster != options.cluster || epoch > options.epoch {
                         return Err(self.foreign(cluster, epoch));
@@ -304,7 +331,9 @@ impl ColumnStore {
 }
 
 async fn open_objects(url: &str, options: &ColumnOptions) -> Result<(Arc<dyn ObjectStore>, Option<Arc<LocalStore>>)> {
-    let unusable = || Error::InvalidInput(format!("column store url {url}: give a folder, file://, s3://bucket/prefix or memory://"));
+    let unusable = || {
+        Error::InvalidInput(format!("column store url {url}: give a folder, file://, s3://bucket/prefix or memory://"))
+    };
     let folder = match Url::parse(url) {
         Ok(url) if url.scheme() == "s3" => return Ok((open_s3(&url)?, None)),
         Ok(url) if url.scheme() == "memory" => return Ok((Arc::new(InMemory::new()), None)),
@@ -317,6 +346,7 @@ async fn open_objects(url: &str, options: &ColumnOptions) -> Result<(Arc<dyn Obj
     let opened = tokio::task::spawn_blocking(move || LocalStore::open(disk, folder, open_files)).await;
     let store = match opened {
         Ok(Ok(store)) => Arc::new(store),
+        Ok(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Err(Error::Locked { url: url.to_owned() }),
         Ok(Err(error)) => return Err(object_store::Error::Generic { store: "local", source: error.into() }.into()),
         Err(error) => return Err(object_store::Error::JoinError { source: error }.into()),
     };
@@ -328,7 +358,8 @@ fn open_s3(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     let plain = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
         .iter()
         .any(|name| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://")));
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch);
+    let mut builder =
+        AmazonS3Builder::from_env().with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch);
     if plain {
         // Whoever configures an endpoint without TLS means it.
         builder = builder.with_allow_http(true);
@@ -354,7 +385,10 @@ fn decode_owner(bytes: &Bytes) -> Result<(String, u64)> {
     if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
         return Err(Error::corrupt(OWNER_OBJECT, "checksum mismatch"));
     }
-    let fields = body.strip_prefix(OWNER_MAGIC.as_slice()).and_then(|rest| rest.strip_prefix(&[OWNER_VERSION])).ok_or_else(corrupt)?;
+    let fields = body
+        .strip_prefix(OWNER_MAGIC.as_slice())
+        .and_then(|rest| rest.strip_prefix(&[OWNER_VERSION]))
+        .ok_or_else(corrupt)?;
     let mut input = In::new(Bytes::copy_from_slice(fields));
     input.string().zip(input.u64()).ok_or_else(corrupt)
 }

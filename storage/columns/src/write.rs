@@ -28,7 +28,8 @@ use crate::physical::{Encoder, Form, choose_form, to_stored};
 use crate::scan::column;
 use crate::stats::{StatsBuilder, encode};
 use crate::{
-    BATCH_ROWS, ColumnStore, Error, FILE_ROWS, FileMeta, FileState, OP_COLUMN, Result, Role, TX_FROM_COLUMN, TX_TO_COLUMN, TxFrom,
+    BATCH_ROWS, ColumnStore, Error, FILE_ROWS, FileMeta, FileState, OP_COLUMN, Result, Role, TX_FROM_COLUMN,
+    TX_TO_COLUMN, TxFrom,
 };
 
 /// The format of every data file. Pinned, so that a newer Lance does not change it behind our back.
@@ -80,6 +81,7 @@ impl ColumnStore {
     ///
     /// The files are spared by [`ColumnStore::sweep`] of this process until they are committed or discarded. After an
     /// error, the files written so far are removed.
+    #[tracing::instrument(name = "columns.write", level = "debug", skip_all, fields(table = %schema.table, %role))]
     pub async fn write_files<S>(
         &self,
         schema: &Arc<StoredSchema>,
@@ -100,7 +102,11 @@ impl ColumnStore {
     }
 }
 
-async fn write_all<S>(writer: &mut FilesWriter, next_file: &mut (dyn FnMut() -> FileId + Send), mut rows: S) -> Result<Vec<FileMeta>>
+async fn write_all<S>(
+    writer: &mut FilesWriter,
+    next_file: &mut (dyn FnMut() -> FileId + Send),
+    mut rows: S,
+) -> Result<Vec<FileMeta>>
 where
     S: Stream<Item = Result<RecordBatch, BoxError>> + Send + Unpin,
 {
@@ -204,7 +210,10 @@ impl FilesWriter {
             } else if stored.id == ROW_TS_COLUMN && self.spec.tx_from != TxFrom::Stored {
                 layout.row_ts_left_out = true;
             } else if !stored.dropped {
-                return Err(Error::InvalidInput(format!("rows for table {} lack column {}", self.schema.table, stored.name)));
+                return Err(Error::InvalidInput(format!(
+                    "rows for table {} lack column {}",
+                    self.schema.table, stored.name
+                )));
             }
         }
         let mut system = |wanted: bool, name: &str, data_type: DataType| {
@@ -264,7 +273,11 @@ impl FilesWriter {
         for (name, data_type) in &layout.fields {
             let values = column(batch, name)?;
             if values.data_type() != data_type {
-                let message = format!("rows for table {} have {} in {name}, not {data_type}", self.schema.table, values.data_type());
+                let message = format!(
+                    "rows for table {} have {} in {name}, not {data_type}",
+                    self.schema.table,
+                    values.data_type()
+                );
                 return Err(Error::InvalidInput(message));
             }
             columns.push(values.clone());
@@ -318,7 +331,15 @@ impl FilesWriter {
         let options = FileWriterOptions { keep_original_array: Some(true), ..FileWriterOptions::default() };
         let writer = create_writer(FORMAT.resolve(), object, LanceSchema::try_from(arrow.as_ref())?, options)?;
         let encoders = forms.iter().map(|_| Encoder::default()).collect();
-        self.open = Some(OneFile { file, name, forms, encoders, arrow, writer, stats: StatsBuilder::new(described.into_iter()) });
+        self.open = Some(OneFile {
+            file,
+            name,
+            forms,
+            encoders,
+            arrow,
+            writer,
+            stats: StatsBuilder::new(described.into_iter()),
+        });
         for piece in &held {
             if !self.write(piece).await? {
                 // The sample promised that its own values fit.

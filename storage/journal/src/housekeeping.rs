@@ -106,9 +106,8 @@ impl Shared {
     /// The keeper's thread. Ends when told to, after the removals that wait.
     pub(crate) fn run_housekeeping(&self) {
         self.housekeeping.state.lock().running = true;
+        let _end = OnEnd(self);
         while self.keep_house(true) {}
-        self.housekeeping.state.lock().running = false;
-        self.housekeeping.changed.notify_all();
     }
 
     /// Does one piece of work, or waits for it. Returns whether there may be more.
@@ -162,5 +161,21 @@ impl Shared {
         };
         keeping.changed.notify_all();
         more
+    }
+}
+
+/// Tells the writer that nobody prepares segments any more, also after a panic.
+struct OnEnd<'a>(&'a Shared);
+
+impl Drop for OnEnd<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.housekeeping.state.lock();
+        state.running = false;
+        if std::thread::panicking() {
+            state.working = false;
+            drop(state);
+            self.0.fail(&Error::Poisoned { reason: "the keeper thread panicked".to_owned() });
+        }
+        self.0.housekeeping.changed.notify_all();
     }
 }

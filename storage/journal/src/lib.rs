@@ -38,7 +38,7 @@ pub const MAX_META_BYTES: usize = 1024;
 /// How a journal is kept.
 #[derive(Clone)]
 pub struct JournalOptions {
-    /// The size of one segment file. At least 16 KiB, at most 2 GiB; segments that exist keep their size.
+    /// The size of one segment file. At least 20 KiB, at most 2 GiB; segments that exist keep their size.
     pub segment_bytes: u64,
     /// Empty segments kept ready behind the one that is written, so that a full disk never stops a running commit.
     pub reserve_segments: usize,
@@ -48,10 +48,10 @@ pub struct JournalOptions {
     pub cache_bytes: usize,
     /// Requests are written and synced together up to this many bytes.
     pub batch_bytes: usize,
-    /// A pause of this length makes the writer note that the last batch was durable, so that later damage to it can be
-    /// told from a torn write.
+    /// After a pause of this length the writer marks what is durable, so that later damage to the last batch can be told
+    /// from a torn write.
     pub mark_after: Duration,
-    /// A pause of this length makes that note durable too.
+    /// After a further pause of this length it makes the mark durable too.
     pub sync_mark_after: Duration,
     /// Is told about the first failure.
     pub on_fatal: Option<OnFatal>,
@@ -67,7 +67,7 @@ impl Default for JournalOptions {
             low_water_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             batch_bytes: 16 << 20,
-            mark_after: Duration::from_millis(5),
+            mark_after: Duration::from_millis(20),
             sync_mark_after: Duration::from_millis(500),
             on_fatal: None,
             journal_id: None,
@@ -259,12 +259,14 @@ impl Handle {
     fn close(&self) {
         self.shared.begin_close();
         let threads = std::mem::take(&mut *self.threads.lock());
+        // A callback may drop the last clone. The writer cannot wait for itself; it ends after the callback, and the
+        // keeper after it.
+        if threads.iter().any(|thread| thread.thread().id() == thread::current().id()) {
+            return;
+        }
         for thread in threads {
-            // A callback may hold the last clone; the writer cannot wait for itself, and ends by itself.
-            if thread.thread().id() != thread::current().id() {
-                // A panic of the thread has poisoned the journal, which the caller is told.
-                let _ = thread.join();
-            }
+            // A panic of the thread has poisoned the journal, which the caller is told.
+            let _ = thread.join();
         }
     }
 }

@@ -27,8 +27,6 @@ pub(crate) enum Kind {
     Purge = 6,
     /// The segment ends here and goes on in segment `index`.
     End = 7,
-    /// Says nothing but what every header says: what is durable.
-    Mark = 8,
 }
 
 impl Kind {
@@ -41,7 +39,6 @@ impl Kind {
             5 => Kind::Truncate,
             6 => Kind::Purge,
             7 => Kind::End,
-            8 => Kind::Mark,
             _ => return None,
         })
     }

@@ -86,9 +86,12 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Found>> {
         unproven: VecDeque::new(),
     };
     let mut at = 0;
+    // The number that the marks of all segments say to be durable.
+    let mut marked = 0;
     let (offset, torn_bytes) = loop {
         let segment = &segments[at];
         let bytes = read_segment(segment)?;
+        marked = segment::read_marks(segment.number, chain.salt, &bytes).max(marked);
         let (end, ended) = chain.follow(segment, &bytes)?;
         if ended {
             at += 1;
@@ -105,18 +108,21 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Found>> {
             return Err(Error::Corrupt { file: segment.path.clone(), offset: end as u64, detail });
         }
         let missing = chain.last.map_or(1, |(_, sequence, _)| sequence + 1);
-        let mut proof = chain.find_proof(&bytes, end, missing);
+        let mut proof = find_proof(&bytes, end, chain.salt, missing);
         for later in &segments[at + 1..] {
-            if proof.is_some() {
-                break;
-            }
-            proof = chain.find_proof(&read_segment(later)?, FIRST_RECORD as usize, missing);
+            let bytes = read_segment(later)?;
+            marked = segment::read_marks(later.number, chain.salt, &bytes).max(marked);
+            proof = proof.or_else(|| find_proof(&bytes, FIRST_RECORD as usize, chain.salt, missing));
         }
-        if let Some(header) = proof {
-            let detail = format!("record {missing} was durable when record {} was written", header.sequence);
+        let detail = match proof {
+            Some(header) => format!("record {missing} was durable when record {} was written", header.sequence),
+            None if marked >= missing => format!("record {missing} was marked as durable, as all up to {marked}"),
+            None => String::new(),
+        };
+        if !detail.is_empty() {
             return Err(Error::Corrupt { file: segment.path.clone(), offset: end as u64, detail });
         }
-        let torn = bytes[end..].iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1);
+        let torn = used_bytes(&bytes[end..]) as u64;
         break (end as u64, torn);
     };
 
@@ -156,6 +162,38 @@ fn read_segment(segment: &Segment) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     read_exact_at(&*segment.file, &mut bytes, 0).map_err(Error::io("read", &segment.path))?;
     Ok(bytes)
+}
+
+/// Looks for a record of this journal, from `offset` on, which says that record `missing` was durable.
+///
+/// Headers have a checksum of their own, salted by the id of the journal, so that neither leftovers nor payloads
+/// that look like records count. Leftovers of an earlier torn batch are real records, but they were written before
+/// `missing` was, so they do not say this.
+fn find_proof(bytes: &[u8], offset: usize, salt: u32, missing: u64) -> Option<Header> {
+    let mut at = offset;
+    while at < bytes.len() {
+        if at.is_multiple_of(PAGE) && bytes.get(at..at + PAGE).is_some_and(|page| page == [0; PAGE]) {
+            at += PAGE;
+            continue;
+        }
+        if let Some(header) = record::decode(&bytes[at..], salt)
+            && header.synced >= missing
+        {
+            return Some(header);
+        }
+        at += ALIGN;
+    }
+    None
+}
+
+/// The length without the zeros at the end. Page by page, because most of it is zeros.
+fn used_bytes(mut bytes: &[u8]) -> usize {
+    while let Some((rest, page)) = bytes.split_last_chunk::<PAGE>()
+        && *page == [0; PAGE]
+    {
+        bytes = rest;
+    }
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
 }
 
 impl Chain {
@@ -243,7 +281,7 @@ impl Chain {
             Kind::End if index != segment.number + 1 => {
                 return Err(format!("segment {} goes on in segment {index}", segment.number));
             }
-            Kind::End | Kind::Mark => {}
+            Kind::End => {}
         }
         Ok(())
     }
@@ -258,28 +296,6 @@ impl Chain {
             }
         }
         ranges
-    }
-
-    /// Looks for a record of this journal, from `offset` on, which says that record `missing` was durable.
-    ///
-    /// Headers have a checksum of their own, salted by the id of the journal, so that neither leftovers nor payloads
-    /// that look like records count. Leftovers of an earlier torn batch are real records, but they were written before
-    /// `missing` was, so they do not say this.
-    fn find_proof(&self, bytes: &[u8], offset: usize, missing: u64) -> Option<Header> {
-        let mut at = offset;
-        while at < bytes.len() {
-            if at.is_multiple_of(PAGE) && bytes.get(at..at + PAGE).is_some_and(|page| page == [0; PAGE]) {
-                at += PAGE;
-                continue;
-            }
-            if let Some(header) = record::decode(&bytes[at..], self.salt)
-                && header.synced >= missing
-            {
-                return Some(header);
-            }
-            at += ALIGN;
-        }
-        None
     }
 
     /// JOURNAL-4: the entries that should be there are there.

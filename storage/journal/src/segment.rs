@@ -11,9 +11,15 @@ use crate::error::{Error, Result};
 const MAGIC: &[u8; 8] = b"LATTJRNL";
 /// The format this program writes and reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
-/// Records start here; the block before holds the header and zeros.
-pub(crate) const FIRST_RECORD: u64 = 4096;
+/// Records start here; the first block before holds the header, the second the marks.
+pub(crate) const FIRST_RECORD: u64 = 8192;
+/// The two places of marks, in sectors of their own. They are used in turn.
+const MARKS: [u64; 2] = [4096, 4608];
+const MARK_MAGIC: &[u8; 4] = b"LJM1";
+const MARK_BYTES: usize = 24;
 const HEADER_BYTES: usize = 48;
+/// The length of a segment is a multiple of this.
+pub(crate) const BLOCK: u64 = 4096;
 
 /// The file and folder syncs that make a new segment durable before anything is written to it.
 const SYNC_NEW_FILE: &str = "journal.new_segment_file";
@@ -26,6 +32,37 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) capacity: u64,
     pub(crate) file: Box<dyn DiskFile>,
+}
+
+impl Segment {
+    /// Writes down that the records up to `sequence` are durable. `turn` picks one of the two places.
+    pub(crate) fn write_mark(&self, salt: u32, turn: usize, sequence: u64) -> Result<()> {
+        let mut out = Vec::with_capacity(MARK_BYTES);
+        out.put_slice(MARK_MAGIC);
+        out.put_u32_le(0);
+        out.put_u64_le(sequence);
+        out.put_u64_le(self.number);
+        let crc = crc32c::crc32c_append(salt, &out[8..]);
+        out[4..8].copy_from_slice(&crc.to_le_bytes());
+        self.file.write_at(&out, MARKS[turn % MARKS.len()]).map_err(Error::io("write", &self.path))
+    }
+}
+
+/// The largest sequence that a mark in these bytes of a segment calls durable; zero without a readable mark.
+pub(crate) fn read_marks(number: u64, salt: u32, bytes: &[u8]) -> u64 {
+    let read = |at: u64| {
+        let at = usize::try_from(at).ok()?;
+        let mut mark = bytes.get(at..at + MARK_BYTES)?;
+        let rest = mark.strip_prefix(MARK_MAGIC)?;
+        let (crc, covered) = rest.split_at_checked(4)?;
+        if crc != crc32c::crc32c_append(salt, covered).to_le_bytes() {
+            return None;
+        }
+        mark.advance(8);
+        let sequence = mark.get_u64_le();
+        (mark.get_u64_le() == number).then_some(sequence)
+    };
+    MARKS.into_iter().filter_map(read).max().unwrap_or(0)
 }
 
 /// `000000000000002a.segment` for 42.

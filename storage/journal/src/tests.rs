@@ -8,6 +8,7 @@ mod fixture;
 mod model;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const DIR: &str = "/data/journal";
 
 fn small() -> JournalOptions {
     JournalOptions {
-        segment_bytes: 16 << 10,
+        segment_bytes: 20 << 10,
         low_water_bytes: 0,
         cache_bytes: 4 << 10,
         journal_id: Some(0x1234_5678_9abc_def0),
@@ -86,11 +87,15 @@ impl Manual {
 }
 
 fn payload(index: u64, bytes: usize) -> Bytes {
-    (0..bytes).map(|at| (index as u8).wrapping_mul(31).wrapping_add(at as u8) | 1).collect()
+    let mut content = [(index as u8).wrapping_mul(31) | 1].repeat(bytes);
+    let number = index.to_le_bytes();
+    let len = number.len().min(bytes);
+    content[..len].copy_from_slice(&number[..len]);
+    content.into()
 }
 
 /// Everything a journal holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Contents {
     vote: Option<Bytes>,
     committed: Option<Bytes>,
@@ -98,6 +103,14 @@ struct Contents {
     entries: BTreeMap<u64, Bytes>,
     /// The index that must come next, once there is one. Not seen from outside, and so not compared.
     next: Option<u64>,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries: Vec<_> = self.entries.iter().map(|(index, payload)| (index, payload.len())).collect();
+        write!(f, "vote {:?}, committed {:?}, purged {:?}, ", self.vote, self.committed, self.purged)?;
+        write!(f, "entries (index, bytes) {entries:?}")
+    }
 }
 
 impl PartialEq for Contents {

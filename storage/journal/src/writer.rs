@@ -26,7 +26,7 @@ const SYNC_OPEN_ENTRIES: &str = "journal.open_entries";
 const SYNC_RECOVERED: &str = "journal.recovered";
 const SYNC_MARK: &str = "journal.mark";
 
-const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+const SEGMENT_BYTES_MIN: u64 = 20 << 10;
 const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
 /// Bytes to be written in one piece.
@@ -55,8 +55,9 @@ pub(crate) struct Writer {
     moved: Vec<Moved>,
     opened: Vec<Arc<Segment>>,
     records: u64,
-    /// Whether some record after the last synced one says that it was synced.
-    attested: bool,
+    /// The number up to which a mark calls records durable, and how many marks were written.
+    marked: u64,
+    marks: usize,
     _lock: DiskLock,
 }
 
@@ -76,7 +77,7 @@ impl Writer {
         mut options: JournalOptions,
     ) -> Result<(Arc<Shared>, Writer, Recovered)> {
         options.segment_bytes =
-            options.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(FIRST_RECORD);
+            options.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(segment::BLOCK);
         create_dir_durably(&*disk, dir).map_err(Error::io("create folder", dir))?;
         let lock = disk.lock_exclusive(&dir.join("lock")).map_err(|source| match source.kind() {
             std::io::ErrorKind::WouldBlock => Error::Locked { dir: dir.to_owned(), source },
@@ -134,7 +135,8 @@ impl Writer {
             moved: Vec::new(),
             opened: Vec::new(),
             records: 0,
-            attested: false,
+            marked: 0,
+            marks: 0,
             _lock: lock,
         };
         writer.start_epoch()?;
@@ -314,18 +316,13 @@ impl Writer {
                 Op::Flush => {}
             }
         }
-        let wrote = !self.runs.is_empty();
         failpoint!("journal.before_write");
         self.write_runs()?;
         self.publish(requests);
         failpoint!("journal.before_sync");
         if must_sync && !self.dirty.is_empty() {
             self.sync(SYNC_BATCH)?;
-            self.attested = false;
             self.shared.front.lock().stats.batches += 1;
-        } else if wrote {
-            // The record just written says what was durable before it.
-            self.attested = true;
         }
         failpoint!("journal.after_sync");
         Ok(purged)
@@ -343,18 +340,20 @@ impl Writer {
         self.shared.housekeeping.remove(removed.into_values().map(|segment| segment.path.clone()));
     }
 
-    /// Notes that the last batch is durable, without making the note durable.
+    /// Marks what is durable, without making the mark durable.
     pub(crate) fn mark(&mut self) -> Result<()> {
-        if !self.attested {
-            self.add(Kind::Mark, 0, &[])?;
-            self.write_runs()?;
-            self.publish(0);
-            self.attested = true;
+        if self.marked < self.durable {
+            self.active.write_mark(self.shared.salt, self.marks, self.durable)?;
+            self.marked = self.durable;
+            self.marks += 1;
+            if self.dirty.last().is_none_or(|segment| segment.number != self.active.number) {
+                self.dirty.push(Arc::clone(&self.active));
+            }
         }
         Ok(())
     }
 
-    /// Makes that note durable.
+    /// Makes the mark durable.
     pub(crate) fn sync_mark(&mut self) -> Result<()> {
         self.sync(SYNC_MARK)
     }
@@ -386,7 +385,7 @@ impl Writer {
             if front.closing {
                 return Next::Close;
             }
-            let (pause, next) = if !self.attested {
+            let (pause, next) = if self.marked < self.durable {
                 (options.mark_after, Next::Mark)
             } else if !self.dirty.is_empty() {
                 (options.sync_mark_after, Next::SyncMark)

@@ -562,8 +562,7 @@ mod tests {
             let bytes = encode_append_reply(&reply);
             check(reply, bytes, decode_append_reply);
         }
-        let request =
-            VoteRequest { vote: Vote::new(5, 6), last_log_id: Some(log_id(4, 4)), leadership_transfer: true };
+        let request = VoteRequest { vote: Vote::new(5, 6), last_log_id: Some(log_id(4, 4)), leadership_transfer: true };
         check(request.clone(), encode_vote_request(&request), decode_vote_request);
         let reply = VoteResponse { vote: Vote::new(5, 6), vote_granted: true, last_log_id: None };
         check(reply.clone(), encode_vote_reply(&reply), decode_vote_reply);

@@ -1,4 +1,7 @@
 //! The Raft log over the journal.
+//!
+//! Reading decodes entries as they come; the journal keeps the newest ones in memory, which is where both followers and
+//! the apply loop find them. Only a follower far behind, or a start, reads the disk, in pieces.
 
 use std::collections::Bound;
 use std::fmt::Debug;
@@ -10,8 +13,8 @@ use base::LogIndex;
 use bytes::Bytes;
 use futures::Stream;
 use journal::{Done, Journal, Recovered};
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 
 use crate::codec;
@@ -22,144 +25,55 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 /// larger and then goes alone.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What this crate needs from the journal. The order of calls is the order on disk. A call that returns an error never
-/// runs its `done`.
-pub(crate) trait Log: Send + Sync + 'static {
-    /// Appends entries; they are readable when the call returns and durable when `done` is called.
-    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Done) -> io::Result<()>;
-    /// Stores the vote.
-    fn save_vote(&self, vote: Bytes, done: Done) -> io::Result<()>;
-    /// Stores the committed position with the next write; it may get lost in a crash.
-    fn save_committed(&self, committed: Bytes) -> io::Result<()>;
-    /// Drops all entries after the given one, or all. Readers stop seeing them at once.
-    fn truncate_after(&self, last: Option<LogIndex>, done: Done) -> io::Result<()>;
-    /// Drops all entries up to the given one, which may lie behind the last; the next entry then follows it. Readers
-    /// stop seeing them at once.
-    fn purge(&self, upto: LogIndex, marker: Bytes, done: Done) -> io::Result<()>;
-    /// Calls `done` when all of the above is durable.
-    fn flush(&self, done: Done) -> io::Result<()>;
-    /// Reads entries, the first one and then as many as fit; those outside of the bounds are left out.
-    fn read(&self, range: Range<LogIndex>, max_bytes: usize) -> io::Result<Vec<(LogIndex, Bytes)>>;
-    /// The first and the last entry.
-    fn bounds(&self) -> (Option<LogIndex>, Option<LogIndex>);
-    /// The longest entry it takes.
-    fn max_entry_bytes(&self) -> usize;
-    /// Writes what is outstanding and stops.
-    fn close(&self) -> io::Result<()>;
-}
-
-impl Log for Journal {
-    fn append(&self, entries: Vec<(LogIndex, Bytes)>, done: Done) -> io::Result<()> {
-        Ok(Journal::append(self, entries, done)?)
-    }
-
-    fn save_vote(&self, vote: Bytes, done: Done) -> io::Result<()> {
-        Ok(Journal::save_vote(self, vote, done)?)
-    }
-
-    fn save_committed(&self, committed: Bytes) -> io::Result<()> {
-        Ok(Journal::save_committed(self, committed)?)
-    }
-
-    fn truncate_after(&self, last: Option<LogIndex>, done: Done) -> io::Result<()> {
-        Ok(Journal::truncate_after(self, last, done)?)
-    }
-
-    fn purge(&self, upto: LogIndex, marker: Bytes, done: Done) -> io::Result<()> {
-        Ok(Journal::purge(self, upto, marker, done)?)
-    }
-
-    fn flush(&self, done: Done) -> io::Result<()> {
-        Ok(Journal::flush(self, done)?)
-    }
-
-    fn read(&self, range: Range<LogIndex>, max_bytes: usize) -> io::Result<Vec<(LogIndex, Bytes)>> {
-        Ok(Journal::read_limited(self, range, max_bytes)?)
-    }
-
-    fn bounds(&self) -> (Option<LogIndex>, Option<LogIndex>) {
-        Journal::bounds(self)
-    }
-
-    fn max_entry_bytes(&self) -> usize {
-        Journal::max_entry_bytes(self)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        Ok(Journal::close(self)?)
-    }
-}
-
-/// What the journal held at start.
-#[derive(Debug, Default)]
-pub(crate) struct Stored {
-    pub(crate) vote: Option<Bytes>,
-    pub(crate) committed: Option<Bytes>,
-    pub(crate) purged: Option<Bytes>,
-}
-
 /// Log storage and log reader in one, cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogStore {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    log: Arc<dyn Log>,
-    positions: Mutex<Positions>,
+    journal: Journal,
+    positions: Arc<Mutex<Positions>>,
 }
 
 /// The small values that openraft reads back, kept decoded.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Positions {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
 }
 
-impl From<Recovered> for Stored {
-    fn from(recovered: Recovered) -> Stored {
-        Stored {
-            vote: recovered.vote,
-            committed: recovered.committed,
-            purged: recovered.purged.map(|(_, marker)| marker),
-        }
-    }
-}
-
 impl LogStore {
-    /// Takes over a journal and the markers it held.
-    pub(crate) fn new(log: Arc<dyn Log>, stored: Stored) -> Result<LogStore> {
+    /// Takes over a journal and what it held.
+    pub(crate) fn new(journal: Journal, recovered: Recovered) -> Result<LogStore> {
+        let marker = recovered.purged.map(|(_, marker)| marker);
         let positions = Positions {
-            vote: stored.vote.map(codec::decode_vote).transpose()?,
-            committed: stored.committed.map(codec::decode_position).transpose()?.flatten(),
-            purged: stored.purged.map(codec::decode_position).transpose()?.flatten(),
+            vote: recovered.vote.map(codec::decode_vote).transpose()?,
+            committed: recovered.committed.map(codec::decode_position).transpose()?.flatten(),
+            purged: marker.map(codec::decode_position).transpose()?.flatten(),
         };
-        Ok(LogStore { shared: Arc::new(Shared { log, positions: Mutex::new(positions) }) })
+        Ok(LogStore { journal, positions: Arc::new(Mutex::new(positions)) })
     }
 
     /// Waits until everything asked for so far is durable.
     pub(crate) async fn flush(&self) -> io::Result<()> {
-        self.finish(|log, done| log.flush(done)).await
+        finish(|done| self.journal.flush(done)).await
     }
 
     /// Writes what is outstanding and stops the journal. Blocks.
-    pub(crate) fn close(&self) -> io::Result<()> {
-        self.shared.log.close()
+    pub(crate) fn close(&self) -> journal::Result<()> {
+        self.journal.close()
     }
 
     /// The longest command that fits into an entry.
     pub(crate) fn max_command_bytes(&self) -> usize {
-        self.shared.log.max_entry_bytes().saturating_sub(codec::ENTRY_HEADER)
+        self.journal.max_entry_bytes().saturating_sub(codec::ENTRY_HEADER)
     }
 
     fn positions(&self) -> Positions {
-        *self.shared.positions.lock()
+        *self.positions.lock()
     }
 
     /// Cuts a range down to the entries that exist.
     fn clamp(&self, range: impl RangeBounds<u64>) -> Range<u64> {
-        let (Some(first), Some(last)) = self.shared.log.bounds() else { return 0..0 };
+        let (Some(first), Some(last)) = self.journal.bounds() else { return 0..0 };
         let start = match range.start_bound() {
             Bound::Included(at) => *at,
             Bound::Excluded(at) => at.saturating_add(1),
@@ -179,11 +93,11 @@ impl LogStore {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let stored = self.shared.log.read(LogIndex(range.start)..LogIndex(range.end), max_bytes)?;
+        let stored = self.journal.read_limited(LogIndex(range.start)..LogIndex(range.end), max_bytes)?;
         // A purge or a truncation meanwhile may have taken entries from either end, and nothing else may have.
         let there = self.clamp(range.clone());
         let start = stored.first().map_or(range.end, |(index, _)| index.0);
-        let end = stored.last().map_or(range.start, |(index, _)| index.0 + 1);
+        let end = stored.last().map_or(range.start, |(index, _)| index.0.saturating_add(1));
         if !there.is_empty() && (start > there.start || (max_bytes == usize::MAX && end < there.end)) {
             return Err(damaged(format!("entries {start}..{end} were found where {there:?} should be")));
         }
@@ -197,17 +111,6 @@ impl LogStore {
             entries.push(entry);
         }
         Ok(entries)
-    }
-
-    /// Runs a write of the journal to its end.
-    async fn finish(&self, start: impl FnOnce(&dyn Log, Done) -> io::Result<()>) -> io::Result<()> {
-        let (send, receive) = tokio::sync::oneshot::channel();
-        let done: Done = Box::new(move |outcome| {
-            // The receiver is only gone when the raft core has been dropped, and then nobody asks.
-            let _ = send.send(outcome);
-        });
-        start(&*self.shared.log, done)?;
-        receive.await.unwrap_or_else(|_| Err(io::Error::other("the journal stopped before the write was done")))
     }
 }
 
@@ -226,8 +129,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         // In pieces, so that a long range (a replay) never lies in memory as a whole.
         let range = self.clamp(range);
         let pieces = futures::stream::unfold((self.clone(), range), |(log, mut range)| async move {
-            let outcome = log.read(range.clone(), PIECE_BYTES);
-            let items: Vec<io::Result<Entry>> = match outcome {
+            let items: Vec<io::Result<Entry>> = match log.read(range.clone(), PIECE_BYTES) {
                 Ok(entries) => {
                     range.start = entries.last()?.log_id.index + 1;
                     entries.into_iter().map(Ok).collect()
@@ -256,7 +158,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let purged = self.positions().purged;
-        let last = match self.shared.log.bounds().1 {
+        let last = match self.journal.bounds().1 {
             Some(last) => self.read(last.0..last.0 + 1, usize::MAX)?.pop().map(|entry| entry.log_id),
             None => None,
         };
@@ -268,15 +170,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let bytes = codec::encode_vote(vote);
-        self.finish(|log, done| log.save_vote(bytes, done)).await?;
-        self.shared.positions.lock().vote = Some(*vote);
+        finish(|done| self.journal.save_vote(codec::encode_vote(vote), done)).await?;
+        self.positions.lock().vote = Some(*vote);
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.shared.positions.lock().committed = committed;
-        self.shared.log.save_committed(codec::encode_position(&committed))
+        // Rides on the next sync. Lost, a start replays a little less before it is elected, and the rest after.
+        self.journal.save_committed(codec::encode_position(&committed))?;
+        self.positions.lock().committed = committed;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -288,30 +191,38 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encoded =
+        let encoded: Vec<(LogIndex, Bytes)> =
             entries.into_iter().map(|entry| (LogIndex(entry.log_id.index), codec::encode_entry(&entry))).collect();
         // Returns at once: the next append is encoded and queued while this one is being synced, and the journal
         // syncs everything queued together.
-        self.shared.log.append(encoded, Box::new(move |outcome| callback.io_completed(outcome)))
+        Ok(self.journal.append(encoded, Box::new(move |outcome| callback.io_completed(outcome)))?)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.finish(|log, done| log.truncate_after(last.map(|id| LogIndex(id.index)), done)).await
+        finish(|done| self.journal.truncate_after(last.map(|id| LogIndex(id.index)), done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        {
-            let mut positions = self.shared.positions.lock();
-            if positions.purged >= Some(upto) {
-                return Ok(());
-            }
-            positions.purged = Some(upto);
+        if self.positions().purged >= Some(upto) {
+            return Ok(());
         }
         // Not waited for, since openraft would take no proposals meanwhile. A cut lost in a crash only leaves a longer
         // log, later writes stay behind it in the journal, and a failure shows in the next of them.
         let marker = codec::encode_position(&Some(upto));
-        self.shared.log.purge(LogIndex(upto.index), marker, Box::new(|_| {}))
+        self.journal.purge(LogIndex(upto.index), marker, Box::new(|_| {}))?;
+        self.positions.lock().purged = Some(upto);
+        Ok(())
     }
+}
+
+/// Runs a write of the journal to its end.
+async fn finish(start: impl FnOnce(Done) -> journal::Result<()>) -> io::Result<()> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    start(Box::new(move |outcome| {
+        // The receiver is only gone when the raft core has been dropped, and then nobody asks.
+        let _ = send.send(outcome);
+    }))?;
+    receive.await.unwrap_or_else(|_| Err(io::Error::other("the journal stopped before the write was done")))
 }
 
 /// A decoding error as openraft wants it.

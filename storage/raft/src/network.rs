@@ -77,7 +77,8 @@ pub(crate) async fn receive(raft: &crate::node::Inner, rpc: Rpc, message: Bytes)
     let node = &raft.raft;
     match rpc {
         Rpc::Append | Rpc::Heartbeat => {
-            let reply = node.append_entries(codec::decode_append(message)?).await.map_err(|error| raft.stopped(error))?;
+            let reply =
+                node.append_entries(codec::decode_append(message)?).await.map_err(|error| raft.stopped(error))?;
             Ok(codec::encode_append_reply(&reply))
         }
         Rpc::Vote => {

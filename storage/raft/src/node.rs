@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::{LogIndex, Term};
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::log::{Log, LogStore, Stored};
+use crate::log::LogStore;
 use crate::machine::{CheckpointRef, StateMachine};
 use crate::network::{self, Network, Rpc, Transport};
 use crate::types::{Command, Fatal, LogId, TypeConfig};
@@ -205,7 +205,8 @@ impl Ending {
 }
 
 type Node = openraft::Raft<TypeConfig, Adapter>;
-type Answer = <openraft_rt_tokio::TokioOneshot as openraft::async_runtime::Oneshot>::Receiver<ClientWriteResult<TypeConfig>>;
+type Answer =
+    <openraft_rt_tokio::TokioOneshot as openraft::async_runtime::Oneshot>::Receiver<ClientWriteResult<TypeConfig>>;
 
 /// What waits to be handed to openraft.
 enum Message {
@@ -230,17 +231,8 @@ impl Raft {
         machine: Arc<dyn StateMachine>,
         options: RaftOptions,
     ) -> Result<Raft> {
-        Self::open_log(Arc::new(journal), recovered.into(), machine, options).await
-    }
-
-    pub(crate) async fn open_log(
-        log: Arc<dyn Log>,
-        stored: Stored,
-        machine: Arc<dyn StateMachine>,
-        options: RaftOptions,
-    ) -> Result<Raft> {
         let config = Arc::new(options.config()?);
-        let log = LogStore::new(log, stored)?;
+        let log = LogStore::new(journal, recovered)?;
         let adapter = Adapter::new(machine.clone())?;
         let network =
             Network { node_id: options.node_id, transport: options.transport.clone(), machine: machine.clone() };
@@ -283,6 +275,13 @@ impl Raft {
                     .await
                     .map_err(fatal)?;
                 let single = voters == [options.node_id];
+                if !single && options.transport.is_none() {
+                    let id = options.node_id;
+                    return Err(Error::Options(format!(
+                        "node {id} is opened alone, but its log names the voters {voters:?}; open the node they mean, or \
+                         give it a transport"
+                    )));
+                }
                 if single {
                     node.trigger().elect(false).await.map_err(fatal)?;
                 }
@@ -298,7 +297,9 @@ impl Raft {
                 match node.initialize(members).await {
                     Ok(()) => {}
                     // Another first member was quicker and this node has already heard from it.
-                    Err(RaftError::APIError(error)) => tracing::debug!(%error, "the cluster was formed by another member"),
+                    Err(RaftError::APIError(error)) => {
+                        tracing::debug!(%error, "the cluster was formed by another member")
+                    }
                     Err(RaftError::Fatal(error)) => return Err(fatal(error)),
                 }
                 options.members.len() == 1
@@ -365,10 +366,12 @@ impl Raft {
                     Err(Error::Indeterminate { reason: "another node became the leader".into() })
                 }
                 // Reasons to refuse a change of members. A command is not one, so what became of it is not known.
-                Ok(Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)))) => {
-                    Err(Error::Indeterminate { reason: error.to_string() })
+                Ok(Err(
+                    error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+                )) => Err(Error::Indeterminate { reason: error.to_string() }),
+                Err(_) => {
+                    Err(Error::Indeterminate { reason: "the node stopped before the command was applied".into() })
                 }
-                Err(_) => Err(Error::Indeterminate { reason: "the node stopped before the command was applied".into() }),
             }
         }
     }
@@ -404,7 +407,8 @@ impl Raft {
         // Not an error: the leader cuts later when a follower is still being sent the entries.
         let cut = at.index.checked_sub(node.config().max_in_snapshot_log_to_keep);
         if let Some(cut) = cut
-            && let Err(error) = self.wait("the log to be cut", Some(PURGE), move |m| m.purged.index() >= Some(cut)).await
+            && let Err(error) =
+                self.wait("the log to be cut", Some(PURGE), move |m| m.purged.index() >= Some(cut)).await
         {
             tracing::debug!(%error, "the log will be cut later");
         }
@@ -422,6 +426,11 @@ impl Raft {
             }
         })
         .await?;
+        if self.is_leader() {
+            // The watchers of the lead hear of it a moment later; who waited for readiness finds them told.
+            let mut lead = self.watch_leading();
+            let _ = tokio::time::timeout(timeout, lead.wait_for(|term| term.is_some())).await;
+        }
         Ok(())
     }
 
@@ -571,7 +580,7 @@ impl Raft {
         let log = self.inner.log.clone();
         // Waits for the journal's threads.
         let closed = tokio::task::spawn_blocking(move || log.close()).await;
-        if let Err(error) = closed.map_err(std::io::Error::other).flatten() {
+        if let Err(error) = closed.map_err(std::io::Error::other).and_then(|closed| Ok(closed?)) {
             tracing::warn!(%error, "the journal did not close cleanly");
         }
     }

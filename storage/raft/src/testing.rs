@@ -137,12 +137,7 @@ impl Home {
     /// On a simulated disk.
     pub(crate) fn new() -> Home {
         let sim = SimDisk::new();
-        Home {
-            disk: Arc::new(sim.clone()),
-            sim,
-            dir: PathBuf::from("/member"),
-            _temporary: None,
-        }
+        Home { disk: Arc::new(sim.clone()), sim, dir: PathBuf::from("/member"), _temporary: None }
     }
 
     /// On the machine's disk, in a folder that goes with the value.

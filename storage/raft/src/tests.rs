@@ -15,8 +15,8 @@ use crate::adapter::Adapter;
 use crate::log::LogStore;
 use crate::testing::{Home, Ledger};
 use crate::types::TypeConfig;
-use runtime::{DiskOp, Fault, FaultError};
 use crate::{Error, Loopback, Raft, RaftOptions, Role, Rpc};
+use runtime::{DiskOp, Fault, FaultError};
 
 /// How long anything may take that is only waited for.
 const SOON: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ impl StoreBuilder<TypeConfig, LogStore, Adapter, Home> for Stores {
     async fn build(&self) -> Result<(Home, LogStore, Adapter), StorageError<TypeConfig>> {
         let home = Home::real();
         let (journal, recovered) = home.try_journal().unwrap();
-        let store = LogStore::new(Arc::new(journal), recovered.into()).unwrap();
+        let store = LogStore::new(journal, recovered).unwrap();
         let machine = Adapter::new(Ledger::open(&home.disk, home.dir())).unwrap();
         Ok((home, store, machine))
     }
@@ -288,18 +288,22 @@ fn a_failed_sync_stops_the_node() {
 fn commands_in_flight_share_a_sync() {
     run(async {
         let home = Home::new();
-        let (raft, _, journal) = home.open_with_journal(patient(1)).await.unwrap();
+        let (raft, ledger, journal) = home.open_with_journal(patient(1)).await.unwrap();
         raft.propose(command("warm")).await.unwrap();
         // The first command's sync is held; both others arrive behind it, one after the other, as two entries.
         let last = || journal.bounds().1.unwrap().0;
         let (syncs, start) = (journal.stats().syncs, last());
         home.sim.pause_syncs(true);
-        let first = raft.propose(command("first"));
+        let mut first = Box::pin(raft.propose(command("first")));
         until("a held sync", || home.sim.waiting_syncs() == 1).await;
         let a = raft.propose(command("a"));
         until("the second entry", || last() == start + 2).await;
         let b = raft.propose(command("b"));
         until("the third entry", || last() == start + 3).await;
+        // Nothing is acknowledged or applied before it is durable.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(futures::poll!(&mut first).is_pending());
+        assert_eq!(ledger.lines(), ["warm"]);
         home.sim.pause_syncs(false);
         let (first, a, b) = tokio::join!(first, a, b);
         assert_eq!([first, a, b].map(|done| done.unwrap().index.0), [start + 1, start + 2, start + 3]);
@@ -323,7 +327,9 @@ fn what_was_acknowledged_survives_every_power_cut() {
                 for future in flight {
                     match future.await {
                         Ok(_) => acknowledged += 1,
-                        Err(error) => assert!(matches!(error.kind(), ErrorKind::Indeterminate | ErrorKind::Unavailable)),
+                        Err(error) => {
+                            assert!(matches!(error.kind(), ErrorKind::Indeterminate | ErrorKind::Unavailable))
+                        }
                     }
                 }
                 if round % 2 == 1 {
@@ -386,6 +392,8 @@ fn options_are_checked() {
         // The refused start left nothing behind.
         let (raft, _) = home.open(patient(1)).await.unwrap();
         raft.shutdown().await.unwrap();
+        // The log belongs to another node.
+        assert!(matches!(home.open(patient(2)).await, Err(Error::Options(_))));
     });
 }
 
@@ -651,11 +659,8 @@ fn an_idle_single_voter_goes_on_leading() {
     run(async {
         let home = Home::new();
         let short = Duration::from_millis(20);
-        let options = RaftOptions {
-            election_timeout: short * 3..short * 5,
-            heartbeat: short,
-            ..RaftOptions::single(1)
-        };
+        let options =
+            RaftOptions { election_timeout: short * 3..short * 5, heartbeat: short, ..RaftOptions::single(1) };
         let (raft, _) = home.open(options).await.unwrap();
         let term = raft.term();
         // Nobody acknowledges heartbeats, and yet the lease must not run out.

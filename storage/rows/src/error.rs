@@ -1,3 +1,5 @@
+//! What can go wrong in the row tier, and what the caller can do about it.
+
 use base::{Classify, CommitTs, ErrorKind, SqlState};
 
 /// What can go wrong in the row tier.

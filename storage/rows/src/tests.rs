@@ -1,3 +1,5 @@
+//! The row tier against its model, and against readers and a flush that run while commits are applied.
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;

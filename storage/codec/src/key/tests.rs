@@ -1,3 +1,5 @@
+//! Keys keep their order, their values and their prefixes, whatever the types.
+
 use std::cmp::Ordering;
 use std::ops::RangeBounds;
 

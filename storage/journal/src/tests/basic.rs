@@ -217,8 +217,22 @@ fn many_threads_write_and_read() {
     assert_eq!(*confirmed.lock(), (1..=400).collect::<Vec<_>>(), "callbacks run in order");
     let stats = journal.stats();
     assert!(stats.batches < 400, "{stats:?}");
-    // The last handle goes inside a callback.
+    // The last handle goes inside a callback, and the journal closes all the same.
     let own = journal.clone();
-    journal.flush(Box::new(move |_| drop(own))).unwrap();
+    let (sender, receiver) = mpsc::channel::<()>();
+    let done = move |_| {
+        let _ = receiver.recv();
+        drop(own);
+    };
+    journal.flush(Box::new(done)).unwrap();
     drop(journal);
+    drop(sender);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+    let (_, recovered) = loop {
+        match Journal::open(Arc::clone(&disk), &dir.path().join("journal"), small()) {
+            Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(recovered.last, Some(LogIndex(400)));
 }

@@ -88,23 +88,23 @@ fn a_full_disk_is_seen_before_it_hurts() {
     manual.fill(1, 1, 1000);
     assert!(!manual.journal.free_space_low());
     // Room for nothing but what the journal owns: one segment and one in reserve.
-    disk.set_capacity(Some(2 * (16 << 10)));
-    manual.fill(2, 10, 1000);
+    disk.set_capacity(Some(2 * (20 << 10)));
+    manual.fill(2, 12, 1000);
     std::thread::sleep(Duration::from_millis(120));
     assert!(manual.journal.free_space_low(), "the reserve was used and there is no new one");
     // What was proposed before that has its place.
-    manual.fill(12, 8, 1000);
+    manual.fill(14, 8, 1000);
     assert!(told.lock().is_empty());
     // A flush makes room: the log is purged and the journal goes on.
-    manual.journal.purge(LogIndex(19), Bytes::new(), Box::new(|_| ())).unwrap();
+    manual.journal.purge(LogIndex(21), Bytes::new(), Box::new(|_| ())).unwrap();
     manual.writer.pump();
     std::thread::sleep(Duration::from_millis(120));
     assert!(manual.journal.free_space_low(), "asks for a new attempt");
     while manual.writer.shared.keep_house(false) {}
     assert!(!manual.journal.free_space_low());
-    manual.fill(20, 10, 1000);
+    manual.fill(22, 10, 1000);
     // Nobody looks, and the disk is full.
-    for index in 30..80 {
+    for index in 32..80 {
         if manual.journal.append(vec![(LogIndex(index), payload(index, 1000))], Box::new(|_| ())).is_err() {
             break;
         }

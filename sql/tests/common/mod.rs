@@ -1,0 +1,101 @@
+//! A store on a temporary folder with an engine over it.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use arrow::array::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use base::Principal;
+use sql::{Engine, EngineOptions, Error, Outcome, Session, SessionOptions};
+use storage::{Store, StoreOptions};
+
+/// An engine and the folder it lives in.
+pub struct World {
+    pub engine: Engine,
+    pub store: Store,
+    pub folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with(EngineOptions::default()).await
+    }
+
+    pub async fn with(options: EngineOptions) -> World {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        World::open(folder, options).await
+    }
+
+    pub async fn open(folder: tempfile::TempDir, options: EngineOptions) -> World {
+        let mut store_options = StoreOptions::new(folder.path().join("data"));
+        store_options.lock_timeout_ms = 2_000;
+        let store = Store::open(runtime::Runtime::real(), store_options).await.expect("the store opens");
+        let engine = Engine::open(store.clone(), options).await.expect("the engine opens");
+        World { engine, store, folder }
+    }
+
+    /// Closes and opens again.
+    pub async fn restart(self) -> World {
+        self.engine.shutdown().await;
+        self.store.shutdown().await.expect("the store closes");
+        let World { engine, store, folder } = self;
+        drop(engine);
+        drop(store);
+        World::open(folder, EngineOptions::default()).await
+    }
+
+    pub fn admin(&self) -> Session {
+        self.engine.session(Principal::admin(), SessionOptions::default())
+    }
+
+    pub fn user(&self, name: &str) -> Session {
+        self.engine.session(Principal::user(name), SessionOptions::default())
+    }
+}
+
+/// Runs a script; panics on errors.
+pub async fn run(session: &Session, sql: &str) -> Vec<Outcome> {
+    match session.run(sql).await {
+        Ok(outcomes) => outcomes,
+        Err(error) => panic!("{sql}: {} {error} {:?}", error.sqlstate, error.detail),
+    }
+}
+
+/// The error of a script.
+pub async fn fails(session: &Session, sql: &str) -> Error {
+    match try_all(session, sql).await {
+        Ok(rows) => panic!("{sql} should fail, gave {rows:?}"),
+        Err(error) => error,
+    }
+}
+
+async fn try_all(session: &Session, sql: &str) -> Result<Vec<String>, Error> {
+    let mut last = Vec::new();
+    for outcome in session.run(sql).await? {
+        last = match outcome {
+            Outcome::Rows(rows) => text(&rows.collect().await?),
+            other => vec![format!("{other:?}")],
+        };
+    }
+    Ok(last)
+}
+
+/// The rows of the last statement, each as `a|b|c`; NULL is `∅`.
+pub async fn rows(session: &Session, sql: &str) -> Vec<String> {
+    match try_all(session, sql).await {
+        Ok(rows) => rows,
+        Err(error) => panic!("{sql}: {} {error} {:?}", error.sqlstate, error.detail),
+    }
+}
+
+/// Rows as text.
+pub fn text(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::default().with_null("∅");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<ArrayFormatter<'_>> =
+            batch.columns().iter().map(|array| ArrayFormatter::try_new(array, &options).expect("a printable type")).collect();
+        for row in 0..batch.num_rows() {
+            lines.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines
+}
