@@ -19,7 +19,7 @@ mod service;
 mod sessions;
 mod sql_info;
 mod status;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 mod ticket;
 

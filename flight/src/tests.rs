@@ -921,7 +921,7 @@ async fn unknown_actions_are_unimplemented() {
 }
 
 /// A query that takes long.
-const ENDLESS: &str = "SELECT count(*) AS n FROM generate_series(1, 1000000) AS a (x) CROSS JOIN generate_series(1, 1000000) AS b (y) WHERE x + y = -1";
+const ENDLESS: &str = "SELECT count(*) AS n FROM generate_series(1, 1000000000000) AS g (x) WHERE x < 0";
 
 async fn quiet(server: &Running) {
     for _ in 0..200 {

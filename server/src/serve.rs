@@ -19,6 +19,9 @@ use crate::{http, logs};
 /// Rows a query handles at a time.
 const BATCH_ROWS: usize = 8192;
 
+/// Longest last flush. What it does not reach lies in the checkpoint all the same.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Runs the server until a signal.
 pub async fn run(args: &ServeArgs) -> ExitCode {
     match serve(args).await {
@@ -108,7 +111,13 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
         engine.cancel(query.id);
     }
     engine.shutdown().await;
-    store.shutdown().await.map_err(|error| format!("the last flush failed, the next start recovers from the log: {}", describe(&error)))?;
+    // Rows that are flushed now need no replay at the next start. A store that cannot take them does not hold up the end.
+    match tokio::time::timeout(FLUSH_TIMEOUT, store.flush(None)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = describe(&error), "rows stay in the checkpoint: the last flush failed"),
+        Err(_) => tracing::warn!(limit_s = FLUSH_TIMEOUT.as_secs(), "rows stay in the checkpoint: the last flush took too long"),
+    }
+    store.shutdown().await.map_err(|error| format!("the store did not close cleanly, the next start recovers from the log: {}", describe(&error)))?;
     let _closed = stop_http.send(true);
     if let Some(pages) = pages {
         pages.abort();

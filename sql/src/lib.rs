@@ -20,6 +20,7 @@ mod dml;
 mod door;
 mod engine;
 mod error;
+mod fast;
 mod functions;
 mod ingest;
 mod locks;

@@ -29,6 +29,7 @@
 //! # Deliberately absent
 //! Domains, enums, composite types; precisions of times other than six digits.
 
+mod coerce;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,6 +40,7 @@ use base::SqlState;
 use datafusion::logical_expr::planner::TypePlanner;
 use sqlparser::ast::{self, ArrayElemTypeDef, CharacterLength, ExactNumberInfo, TimezoneInfo};
 
+pub use coerce::{Coercion, Operators};
 
 use crate::error::{Error, Result};
 

@@ -349,7 +349,8 @@ impl Worker {
             let table = &writes.table;
             {
                 let inner = table.inner.read();
-                if inner.dropped.is_some() {
+                let defined = !inner.schemas.is_empty() || order.defines.iter().any(|schema| schema.table == table.id);
+                if inner.dropped.is_some() || !defined {
                     return Err(Error::UnknownTable(table.id));
                 }
                 if let Some((_, newest)) = inner.schemas.last()

@@ -218,9 +218,10 @@ impl Store {
         checkpoint
     }
 
-    /// What is stored of a table, for metrics, tests and `lattice.tables`.
+    /// What is stored of a table, for metrics, tests and `lattice.tables`; `None` for a table that was never defined.
     pub fn table_info(&self, table: TableId) -> Option<TableInfo> {
         let table = self.core.state.table(table)?;
+        table.schema()?;
         let published = table.published();
         Some(TableInfo {
             rows_in_row_tier: table.rows.len(),

@@ -313,3 +313,14 @@ async fn a_second_store_on_the_folder_is_refused_and_so_is_a_foreign_folder() {
     let refused = Store::open(runtime::Runtime::real(), quiet(foreign.path())).await;
     assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("not a LatticeDB data folder")), "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_table_that_was_never_defined_are_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let schema = schema();
+    let store = open(folder.path()).await;
+    let transaction = begin(&store).await;
+    transaction.insert(&schema, &rows(&schema, &[(1, "lost")])).await.expect("buffered");
+    let refused = transaction.commit().await;
+    assert!(matches!(refused, Err(Error::UnknownTable(_))), "{refused:?}");
+}

@@ -43,7 +43,8 @@ pub fn failpoints_armed() -> bool {
 
 /// Counts one hit of `name`; the process ends here when it is the awaited one. Use [`failpoint!`](crate::failpoint!).
 pub fn failpoint_hit(name: &str) {
-    if let Some(armed) = ARMED.get()
+    if failpoints_armed()
+        && let Some(armed) = ARMED.get()
         && armed.name == name
         && armed.hits_left.fetch_sub(1, Ordering::AcqRel) == 1
     {

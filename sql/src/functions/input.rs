@@ -58,7 +58,9 @@ impl Zone {
             "CEST" => return Some(Zone::Fixed(2 * 3600)),
             _ => {}
         }
-        Tz::from_str_insensitive(text).ok().map(Zone::Region)
+        // Names are spelled exactly most of the time; the search is for the others.
+        let region = text.parse().ok().or_else(|| chrono_tz::TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(text)).copied());
+        region.map(Zone::Region)
     }
 
     /// The moment at which a clock in this zone shows this time. In a gap the clock is read with the offset before it, when a

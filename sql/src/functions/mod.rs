@@ -1,5 +1,6 @@
 //! PostgreSQL's functions that DataFusion lacks, or has with another meaning. The list is in `README.md` beside this file.
 
+pub(crate) mod aggregates;
 pub(crate) mod arrays;
 pub(crate) mod call;
 pub(crate) mod convert;
@@ -8,7 +9,13 @@ mod format;
 mod input;
 mod interval;
 pub(crate) mod json;
+pub(crate) mod math;
+mod series;
+mod strings;
+mod sum;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -27,6 +34,10 @@ pub fn scalars() -> Vec<ScalarUDF> {
         .chain(json::ALL.iter())
         .chain(datetime::ALL.iter())
         .chain(arrays::ALL.iter())
+        .chain(strings::ALL.iter())
+        .chain(math::ALL.iter())
+        .chain(aggregates::ALL.iter())
+        .chain([&series::LIST].iter())
         .map(|&definition| Function::udf(definition))
         .collect();
     all.extend(datetime::clocks());
@@ -38,6 +49,10 @@ pub fn register(state: &mut SessionState) -> DataFusionResult<()> {
     for function in scalars() {
         state.register_udf(Arc::new(function))?;
     }
+    for function in aggregates::udafs() {
+        state.register_udaf(Arc::new(function))?;
+    }
+    state.register_udtf(series::NAME, Arc::new(series::SeriesFunction));
     state.register_expr_planner(Arc::new(Operators))?;
     state.register_function_rewrite(Arc::new(Coercion))?;
     Ok(())

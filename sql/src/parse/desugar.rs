@@ -502,6 +502,8 @@ impl Desugar<'_> {
         let before = at.checked_sub(1);
         let query = match before.and_then(|before| self.token(before)) {
             None => true,
+            // CREATE TABLE t AS TABLE u.
+            Some(Token::Word(word)) if word.keyword == Keyword::AS => self.words(0, &["create"]) || self.words(0, &["prepare"]),
             Some(Token::Word(word)) => {
                 matches!(word.keyword, Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::ALL | Keyword::DISTINCT)
                     && self.words_before_are_set_operator(at)

@@ -47,7 +47,9 @@ use source::{Locator, split_location};
 const DEPTH: usize = 100;
 
 /// A longer statement is read on a thread with a large stack: before chains are balanced, a tree may be as deep as the text is long.
+/// So is one with deep parentheses: not every recursion of sqlparser grows the stack when it must.
 const INLINE_TOKENS: usize = 300;
+const INLINE_PARENTHESES: usize = 10;
 const STACK: usize = 256 << 20;
 /// The most set operators in one statement.
 const SET_OPERATORS: usize = 20_000;
@@ -122,7 +124,7 @@ fn parse_tokens(
     locator: &mut Locator<'_>,
     options: ParseOptions,
 ) -> Result<Statement> {
-    if tokens.len() <= INLINE_TOKENS {
+    if tokens.len() <= INLINE_TOKENS && parentheses(&tokens) <= INLINE_PARENTHESES {
         return parse_here(text, tokens, locator, options);
     }
     std::thread::scope(|scope| {
@@ -136,6 +138,22 @@ fn parse_tokens(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// How deep parentheses nest.
+fn parentheses(tokens: &[TokenWithSpan]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    for token in tokens {
+        match token.token {
+            Token::LParen => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn parse_here(

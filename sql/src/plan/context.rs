@@ -689,7 +689,7 @@ impl ContextProvider for Binder {
                 simplifier.simplify(simplifier.coerce(arg, &schema)?)
             })
             .collect::<DataFusionResult<Vec<_>>>()?;
-        Ok(provider_as_source(function.create_table_provider_with_args(TableFunctionArgs::new(&args, state.as_ref()))?))
+        Ok(provider_as_source(function.create_table_provider_with_args(TableFunctionArgs::new(&args, state))?))
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DataFusionResult<Arc<dyn TableSource>> {

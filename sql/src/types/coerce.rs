@@ -17,6 +17,7 @@
 //! | casts between text and uuid, json, bytea, times, intervals, arrays | functions that read and print PostgreSQL's forms |
 //! | `CAST(2.5 AS integer)` | rounded, not cut |
 //! | `CAST(x AS varchar(3))` | cut to three characters |
+//! | `integer + integer`, `-`, `*` | checked arithmetic (DataFusion wraps around) |
 //! | `row_number()`, `rank()`, `dense_rank()` | `bigint` (DataFusion: unsigned) |
 
 use std::sync::Arc;
@@ -28,13 +29,13 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast, WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawWindowExpr};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, WindowFunctionDefinition, lit};
 use sqlparser::ast::BinaryOperator as Sql;
 
 use super::TypeSpec;
 use crate::functions::call::{Definition, Function};
-use crate::functions::{arrays, convert, datetime, json};
+use crate::functions::{aggregates, arrays, convert, datetime, json, math};
 
 /// The call of one of our functions.
 fn call(definition: &'static Definition, arguments: Vec<Expr>) -> Expr {
@@ -148,6 +149,10 @@ impl ExprPlanner for Operators {
             Some(planned) => Ok(PlannerResult::Planned(planned)),
             None => Ok(PlannerResult::Original(raw)),
         }
+    }
+
+    fn plan_aggregate(&self, raw: RawAggregateExpr) -> DataFusionResult<PlannerResult<RawAggregateExpr>> {
+        Ok(aggregates::plan(raw)?)
     }
 
     fn plan_window(&self, raw: RawWindowExpr) -> DataFusionResult<PlannerResult<RawWindowExpr>> {
@@ -353,6 +358,23 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
                     Box::new(printed_right.unwrap_or_else(|| (**right).clone())),
                 )))
             }
+            Operator::Plus | Operator::Minus | Operator::Multiply => {
+                let (left_type, right_type) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+                if !left_type.is_integer() || !right_type.is_integer() {
+                    return None;
+                }
+                // What fits 32 bits cannot overflow 64, and DataFusion knows plain operators better.
+                let wide = math::wider_type(&left_type, &right_type) == DataType::Int64;
+                if wide && is_small(left, &left_type) && is_small(right, &right_type) {
+                    return None;
+                }
+                let function = match op {
+                    Operator::Plus => &math::INT_ADD,
+                    Operator::Minus => &math::INT_SUBTRACT,
+                    _ => &math::INT_MULTIPLY,
+                };
+                Some(call(function, vec![(**left).clone(), (**right).clone()]))
+            }
             _ => None,
         },
         Expr::InList(InList { expr: needle, list, negated }) => {
@@ -414,6 +436,14 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
             changed.then(|| call_udf(Arc::clone(func), args))
         }
         _ => None,
+    }
+}
+
+/// An integer of at most 32 bits, by its type or because it is such a constant.
+fn is_small(expr: &Expr, data_type: &DataType) -> bool {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(Some(value)), _) => i32::try_from(*value).is_ok(),
+        _ => matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16),
     }
 }
 

@@ -68,14 +68,20 @@ pub async fn begin(store: &Store) -> Transaction {
 pub async fn contents(view: &TableView) -> BTreeMap<i64, String> {
     let mut all = BTreeMap::new();
     for partition in view.partitions(3) {
-        let batches: Vec<RecordBatch> =
-            view.scan(&partition, &ScanSpec::new(vec![0, 1])).try_collect().await.expect("scan");
+        let batches: Vec<RecordBatch> = view.scan(&partition, &with_locators(vec![0, 1])).try_collect().await.expect("scan");
         for batch in batches {
+            let places = Locator::read(&batch).expect("locators");
             let ids = batch.column(0).as_primitive::<Int64Type>();
             let values = batch.column(1).as_string::<i32>();
             for row in 0..batch.num_rows() {
                 let before = all.insert(ids.value(row), values.value(row).to_owned());
-                assert!(before.is_none(), "row {} appears twice", ids.value(row));
+                assert!(
+                    before.is_none(),
+                    "row {} appears twice: {before:?}, and {:?} at {:?}",
+                    ids.value(row),
+                    values.value(row),
+                    places[row],
+                );
             }
         }
     }

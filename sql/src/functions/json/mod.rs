@@ -14,7 +14,7 @@ use datafusion::logical_expr::ReturnFieldArgs;
 use super::call::{Call, Definition, Param, Returns, on, pure, variadic};
 use super::{format, input};
 use crate::error::{Error, Result};
-use crate::types::{EXTENSION, TYPE, TypeSpec};
+use crate::types::{EXTENSION, TypeSpec};
 use text::{Kind, Value};
 
 /// `json -> key`, `json -> index`.
@@ -239,7 +239,7 @@ fn path_text(call: &Call<'_>) -> Result<ArrayRef> {
     })
 }
 
-fn extract(call: &Call<'_>, row: usize) -> Result<Option<&str>> {
+fn extract<'a>(call: &'a Call<'_>, row: usize) -> Result<Option<&'a str>> {
     let steps: Vec<String> = (1..call.arrays.len()).map(|at| call.text(at).value(row).to_owned()).collect();
     follow(call.text(0).value(row), &steps)
 }
@@ -696,7 +696,7 @@ fn valid(call: &Call<'_>) -> Result<ArrayRef> {
     call.booleans(1, |row| Ok(Some(text::check(call.text(0).value(row)).is_ok())))
 }
 
-/// Whether a field is declared as `jsonb`.
-pub(crate) fn is_jsonb(field: &Field) -> bool {
-    field.metadata().get(TYPE).is_some_and(|name| name == "jsonb")
+/// `to_json`, for aggregates that are built on it.
+pub(crate) fn to_json_definition() -> &'static Definition {
+    &TO_JSON
 }

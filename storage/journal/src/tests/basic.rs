@@ -236,3 +236,48 @@ fn many_threads_write_and_read() {
     };
     assert_eq!(recovered.last, Some(LogIndex(400)));
 }
+
+/// The child of the next test: appends to the journal that an environment variable names, and says what was confirmed.
+#[test]
+fn child_appends_until_it_is_killed() {
+    let Ok(dir) = std::env::var("LATTICE_TEST_JOURNAL") else { return };
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+    let (journal, recovered) = Journal::open(disk, Path::new(&dir), small()).unwrap();
+    let next = recovered.last.map_or(1, |last| last.0 + 1);
+    for index in next..next + 60 {
+        wait(|done| journal.append(vec![(LogIndex(index), payload(index, 900))], done));
+        println!("confirmed {index}");
+        if index % 10 == 0 {
+            wait(|done| journal.purge(LogIndex(index - 5), Bytes::new(), done));
+        }
+    }
+}
+
+#[test]
+fn a_process_killed_at_any_failpoint_loses_nothing_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("journal");
+    let mut confirmed = 0;
+    let points = ["journal.before_write", "journal.before_sync", "journal.after_sync", "journal.before_remove"];
+    for (round, point) in points.iter().cycle().take(12).enumerate() {
+        let count = if *point == "journal.before_remove" { 2 } else { 7 + 3 * round };
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "tests::basic::child_appends_until_it_is_killed"])
+            .env("LATTICE_TEST_JOURNAL", &dir)
+            .env("LATTICE_FAILPOINT", format!("{point}:{count}"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(137), "{point}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = said.lines().filter_map(|line| line.strip_prefix("confirmed ")?.parse::<u64>().ok()).max();
+        confirmed = said.unwrap_or(0).max(confirmed);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+        let (journal, recovered) = Journal::open(disk, &dir, small()).unwrap();
+        let last = recovered.last.or(recovered.purged.map(|(index, _)| index)).map_or(0, |index| index.0);
+        assert!(last >= confirmed, "{point}: {last}, {confirmed} confirmed");
+        let entries = journal.read(LogIndex(0)..LogIndex(u64::MAX)).unwrap();
+        entries.iter().for_each(|(index, bytes)| assert_eq!(*bytes, payload(index.0, 900)));
+        confirmed = last;
+    }
+    assert!(confirmed > 60, "{confirmed}");
+}

@@ -1,10 +1,10 @@
 //! Power cuts at every kind of moment, on a disk that loses what it may lose.
 //!
 //! A run is a story of several lives of one journal. Every life makes random requests until the power goes at a random
-//! operation, the process is killed, or the journal is closed. What the next life finds must be what some prefix of the
+//! operation, a write or a sync fails, the process is killed, or the journal is closed. What the next life finds must be what some prefix of the
 //! requests led to, and no confirmed request may lie outside that prefix.
 
-use runtime::SimRng;
+use runtime::{DiskOp, Fault, FaultError, SimRng};
 
 use super::*;
 
@@ -77,6 +77,12 @@ impl Story {
         if self.rng.chance(70) {
             self.disk.power_off_after(self.rng.below(60));
         }
+        if self.rng.chance(15) {
+            let op = if self.rng.chance(70) { DiskOp::Sync } else { DiskOp::Write };
+            let after = self.rng.below(20);
+            let path_contains = "segment".to_owned();
+            self.disk.inject(Fault { op, path_contains, after, error: FaultError::Io, sticky: false });
+        }
         let mut expected = self.found.clone();
         let batches = self.rng.below(if self.hasty { 3 } else { 25 });
         for _ in 0..batches {
@@ -106,6 +112,7 @@ impl Story {
     }
 
     fn end(&mut self) {
+        self.disk.clear_faults();
         if self.rng.chance(60) {
             self.disk.crash(self.rng.next_u64());
         } else {

@@ -1,0 +1,1 @@
+//! Functions and operators against PostgreSQL's answers, through the planner.
