@@ -275,7 +275,7 @@ def bench_point_read(options) -> None:
         with server.connect() as connection:
             lattice.execute(connection, ddl)
             with connection.cursor() as cursor:
-                cursor.adbc_ingest("kv", table, mode="append")
+                cursor.adbc_ingest("kv", table.to_reader(lattice.ROWS_PER_BATCH), mode="append")
         with postgres.connect() as connection:
             connection.execute(ddl)
             connection.execute(f"insert into kv select g, 'value ' || lpad(g::text, 12, '0') from generate_series(0, {POINT_ROWS - 1}) g")

@@ -104,7 +104,8 @@ impl ServeArgs {
             let text = if format == LogFormat::Json { "json" } else { "text" };
             flags.push(("log.format".to_owned(), text.to_owned()));
         }
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Config::load(self.config.as_deref(), variables, flags)
     }
 }

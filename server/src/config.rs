@@ -448,19 +448,19 @@ impl Config {
         let fields = Self::fields();
         let mut values: BTreeMap<String, (Value, String)> = BTreeMap::new();
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-            let table: Table = text
-                .parse()
-                .map_err(|error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+                path: path.to_owned(),
+                message: error.to_string(),
+            })?;
             let origin = format!("configuration file {}", path.display());
             for (key, value) in flatten(table) {
                 let field = known(&fields, &key, &origin)?;
                 values.insert(field.path(), (value, origin.clone()));
             }
         }
-        let mut variables: Vec<_> =
-            variables.into_iter().filter(|(name, _)| name.starts_with("LATTICE_")).collect();
+        let mut variables: Vec<_> = variables.into_iter().filter(|(name, _)| name.starts_with("LATTICE_")).collect();
         variables.sort();
         for (name, text) in variables {
             if OTHER_VARIABLES.iter().any(|(other, _)| *other == name) {
@@ -525,8 +525,7 @@ impl Config {
     /// Resolves the addresses and applies the listening rule.
     pub fn addresses(&self, has_password: bool) -> Result<(SocketAddr, Option<SocketAddr>), ConfigError> {
         let flight = resolve("flight", &self.listen.flight)?;
-        let http =
-            if self.listen.http.is_empty() { None } else { Some(resolve("http", &self.listen.http)?) };
+        let http = if self.listen.http.is_empty() { None } else { Some(resolve("http", &self.listen.http)?) };
         for (key, address) in [("flight", Some(flight)), ("http", http)] {
             let Some(address) = address else { continue };
             if address.ip().is_loopback() || self.listen.insecure {
@@ -593,7 +592,11 @@ fn known<'a>(fields: &'a [Field], key: &str, origin: &str) -> Result<&'a Field, 
 fn from_text(field: &Field, text: &str) -> Value {
     if field.kind == <Vec<String>>::KIND {
         return Value::Array(
-            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| Value::String(part.to_owned())).collect(),
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| Value::String(part.to_owned()))
+                .collect(),
         );
     }
     if field.kind == bool::KIND {
@@ -613,7 +616,9 @@ fn from_text(field: &Field, text: &str) -> Value {
 
 fn resolve(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
     text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(|| {
-        ConfigError::Rule(format!("`{key}` = \"{text}\" is not an address; write host:port, for example 127.0.0.1:50051"))
+        ConfigError::Rule(format!(
+            "`{key}` = \"{text}\" is not an address; write host:port, for example 127.0.0.1:50051"
+        ))
     })
 }
 
@@ -659,7 +664,9 @@ pub fn reference() -> String {
         ("[log]", Log::about(), Log::fields()),
     ];
     for (title, about, fields) in sections {
-        out.push_str(&format!("\n## {title}\n\n{about}\n\n| key | value | default | variable | meaning |\n|---|---|---|---|---|\n"));
+        out.push_str(&format!(
+            "\n## {title}\n\n{about}\n\n| key | value | default | variable | meaning |\n|---|---|---|---|---|\n"
+        ));
         for field in fields {
             out.push_str(&format!(
                 "| `{}` | {} | `{}` | `{}` | {} |\n",

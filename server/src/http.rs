@@ -29,6 +29,16 @@ pub enum Phase {
     Draining(Engine, Store),
 }
 
+impl std::fmt::Debug for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::Starting => "starting",
+            Phase::Serving(..) => "serving",
+            Phase::Draining(..) => "draining",
+        })
+    }
+}
+
 /// Shared by the handlers.
 #[derive(Clone)]
 pub struct Status {
@@ -47,10 +57,7 @@ impl std::fmt::Debug for Status {
 
 impl Status {
     /// `about` is shown on the status page; `check` says whether a user name and password open it.
-    pub fn new(
-        about: Vec<(&'static str, String)>,
-        check: impl Fn(&str, &str) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(about: Vec<(&'static str, String)>, check: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Self {
         Self {
             phase: Arc::new(RwLock::new(Phase::Starting)),
             check: Arc::new(check),
@@ -142,19 +149,42 @@ async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
     });
     if let Some((engine, store)) = sources {
         let (counts, stats) = (engine.metrics(), store.stats());
-        section(&mut body, "Work", vec![
-            ("sessions", counts.sessions.to_string()),
-            ("statements", format!("{} ({} failed, {} cancelled)", counts.statements, counts.failed, counts.cancelled)),
-            ("rows", format!("{} sent, {} written", counts.rows_sent, counts.rows_written)),
-            ("transactions", format!("{} committed, {} rolled back, {} conflicts", counts.commits, counts.rollbacks, stats.conflicts)),
-            ("query memory", bytes(counts.memory_used)),
-        ]);
-        section(&mut body, "Storage", vec![
-            ("row tier", format!("{} of {}", bytes(stats.row_tier_bytes as u64), bytes(stats.row_tier_limit_bytes as u64))),
-            ("log", format!("{}, {} syncs", bytes(stats.log_bytes), stats.fsyncs)),
-            ("flushes", stats.flushes.to_string()),
-            ("rows scanned", format!("{} in rows, {} in columns", stats.rows_scanned_row_tier, stats.rows_scanned_columns)),
-        ]);
+        section(
+            &mut body,
+            "Work",
+            vec![
+                ("sessions", counts.sessions.to_string()),
+                (
+                    "statements",
+                    format!("{} ({} failed, {} cancelled)", counts.statements, counts.failed, counts.cancelled),
+                ),
+                ("rows", format!("{} sent, {} written", counts.rows_sent, counts.rows_written)),
+                (
+                    "transactions",
+                    format!(
+                        "{} committed, {} rolled back, {} conflicts",
+                        counts.commits, counts.rollbacks, stats.conflicts
+                    ),
+                ),
+                ("query memory", bytes(counts.memory_used)),
+            ],
+        );
+        section(
+            &mut body,
+            "Storage",
+            vec![
+                (
+                    "row tier",
+                    format!("{} of {}", bytes(stats.row_tier_bytes as u64), bytes(stats.row_tier_limit_bytes as u64)),
+                ),
+                ("log", format!("{}, {} syncs", bytes(stats.log_bytes), stats.fsyncs)),
+                ("flushes", stats.flushes.to_string()),
+                (
+                    "rows scanned",
+                    format!("{} in rows, {} in columns", stats.rows_scanned_row_tier, stats.rows_scanned_columns),
+                ),
+            ],
+        );
         let running = engine.queries();
         body.push_str("<h2>Running statements</h2>");
         if running.is_empty() {

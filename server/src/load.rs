@@ -74,9 +74,10 @@ pub async fn run(args: LoadArgs) -> ExitCode {
 async fn load(args: LoadArgs) -> Result<(), String> {
     let mut sources = Vec::new();
     for path in &args.files {
-        let kind = args.format.or_else(|| kind_of(path)).ok_or_else(|| {
-            format!("cannot tell what {} holds: give --format parquet, csv or json", path.display())
-        })?;
+        let kind = args
+            .format
+            .or_else(|| kind_of(path))
+            .ok_or_else(|| format!("cannot tell what {} holds: give --format parquet, csv or json", path.display()))?;
         let size = std::fs::metadata(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?.len();
         sources.push((path.clone(), kind, size));
     }
@@ -89,7 +90,9 @@ async fn load(args: LoadArgs) -> Result<(), String> {
     let mut target = existing(&mut client, schema.as_deref(), &table).await?;
     let total: u64 = sources.iter().map(|(_, _, size)| size).sum();
     let bar = ProgressBar::new(total);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
+    ) {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -170,7 +173,8 @@ fn read(
     match kind {
         FileKind::Parquet => {
             let size = file.metadata()?.len();
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| ArrowError::ParquetError(error.to_string()))?;
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+                .map_err(|error| ArrowError::ParquetError(error.to_string()))?;
             let total = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default().max(1);
             let reader = builder
                 .with_batch_size(BATCH_ROWS)
@@ -188,7 +192,8 @@ fn read(
             }
         }
         FileKind::Csv => {
-            let delimiter = if delimiter == b',' && path.extension().is_some_and(|ext| ext == "tsv") { b'\t' } else { delimiter };
+            let delimiter =
+                if delimiter == b',' && path.extension().is_some_and(|ext| ext == "tsv") { b'\t' } else { delimiter };
             let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
             let (guessed, _) = format.infer_schema(BufReader::new(&file), Some(GUESSED_ROWS))?;
             file.rewind()?;
@@ -226,15 +231,16 @@ fn read(
 /// convert. Columns are matched by name without regard to case.
 fn match_columns(guessed: &Schema, target: Option<&SchemaRef>) -> Schema {
     let fields = guessed.fields().iter().map(|field| {
-        let known = target.and_then(|target| {
-            target.fields().iter().find(|known| known.name().eq_ignore_ascii_case(field.name()))
-        });
+        let known = target
+            .and_then(|target| target.fields().iter().find(|known| known.name().eq_ignore_ascii_case(field.name())));
         match known {
             None => field.as_ref().clone(),
             Some(known) => {
                 let kind = match known.data_type() {
                     kind if kind.is_numeric() => kind.clone(),
-                    kind @ (DataType::Boolean | DataType::Utf8 | DataType::Date32 | DataType::Timestamp(..)) => kind.clone(),
+                    kind @ (DataType::Boolean | DataType::Utf8 | DataType::Date32 | DataType::Timestamp(..)) => {
+                        kind.clone()
+                    }
                     kind @ DataType::List(_) if matches!(field.data_type(), DataType::List(_)) => kind.clone(),
                     _ => DataType::Utf8,
                 };

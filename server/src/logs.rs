@@ -22,11 +22,14 @@ pub fn start(log: &Log) -> Result<(), String> {
         parts.push("openraft=error".to_owned());
         parts.join(",")
     };
-    let filter = EnvFilter::try_new(&text).map_err(|error| format!("`log.level` = \"{}\" cannot be read: {error}", log.level))?;
+    let filter = EnvFilter::try_new(&text)
+        .map_err(|error| format!("`log.level` = \"{}\" cannot be read: {error}", log.level))?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         LogFormat::Text => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal());
             registry.with(layer).try_init()
         }
         LogFormat::Json => {

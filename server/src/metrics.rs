@@ -144,7 +144,10 @@ mod tests {
         if std::env::var_os("LATTICE_BLESS").is_some() {
             std::fs::write(&path, &text).unwrap();
         }
-        assert!(std::fs::read_to_string(&path).unwrap_or_default() == text, "docs/metrics.md is not current: run `make fix`");
+        assert!(
+            std::fs::read_to_string(&path).unwrap_or_default() == text,
+            "docs/metrics.md is not current: run `make fix`"
+        );
     }
 
     #[test]

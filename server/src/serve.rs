@@ -36,7 +36,9 @@ pub async fn run(args: &ServeArgs) -> ExitCode {
 /// Password of the user `admin`, when one is set.
 fn admin_password() -> Result<Option<String>, String> {
     match std::env::var("LATTICE_ADMIN_PASSWORD") {
-        Ok(password) if password.is_empty() => Err("LATTICE_ADMIN_PASSWORD is set but empty: unset it or give a password".to_owned()),
+        Ok(password) if password.is_empty() => {
+            Err("LATTICE_ADMIN_PASSWORD is set but empty: unset it or give a password".to_owned())
+        }
         Ok(password) => Ok(Some(password)),
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(_)) => Err("LATTICE_ADMIN_PASSWORD is not valid UTF-8".to_owned()),
@@ -65,14 +67,16 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
         move |user, password| door.opens(user, password)
     });
     let (stop_http, http_stopped) = tokio::sync::watch::channel(false);
-    let pages = http_listener.map(|listener| tokio::spawn(pages(listener, tls.clone(), http::router(status.clone()), http_stopped)));
+    let pages = http_listener
+        .map(|listener| tokio::spawn(pages(listener, tls.clone(), http::router(status.clone()), http_stopped)));
 
     let started = Instant::now();
     let store = open_store(&config).await?;
     let engine = Engine::open(store.clone(), engine_options(&config)).await.map_err(|error| describe(&error))?;
-    let wire = flight::Server::bind(flight_options(&config, flight_address, tls.as_ref(), Arc::clone(&door)), engine.clone())
-        .await
-        .map_err(|error| describe(&error))?;
+    let wire =
+        flight::Server::bind(flight_options(&config, flight_address, tls.as_ref(), Arc::clone(&door)), engine.clone())
+            .await
+            .map_err(|error| describe(&error))?;
     let flight_address = match wire.addresses().first() {
         Some(flight::Address::Tcp(address)) => *address,
         _ => flight_address,
@@ -99,7 +103,11 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
     let _closed = stop_flight.send(true);
     let waiting = engine.queries().len();
     if waiting > 0 {
-        tracing::info!(statements = waiting, limit_s = config.listen.drain_timeout.0.as_secs(), "waiting for running statements");
+        tracing::info!(
+            statements = waiting,
+            limit_s = config.listen.drain_timeout.0.as_secs(),
+            "waiting for running statements"
+        );
     }
     match wire.await {
         Ok(Ok(())) => {}
@@ -114,10 +122,17 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
     // Rows that are flushed now need no replay at the next start. A store that cannot take them does not hold up the end.
     match tokio::time::timeout(FLUSH_TIMEOUT, store.flush(None)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = describe(&error), "rows stay in the checkpoint: the last flush failed"),
-        Err(_) => tracing::warn!(limit_s = FLUSH_TIMEOUT.as_secs(), "rows stay in the checkpoint: the last flush took too long"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = describe(&error), "rows stay in the checkpoint: the last flush failed")
+        }
+        Err(_) => tracing::warn!(
+            limit_s = FLUSH_TIMEOUT.as_secs(),
+            "rows stay in the checkpoint: the last flush took too long"
+        ),
     }
-    store.shutdown().await.map_err(|error| format!("the store did not close cleanly, the next start recovers from the log: {}", describe(&error)))?;
+    store.shutdown().await.map_err(|error| {
+        format!("the store did not close cleanly, the next start recovers from the log: {}", describe(&error))
+    })?;
     let _closed = stop_http.send(true);
     if let Some(pages) = pages {
         pages.abort();
@@ -139,7 +154,8 @@ impl Door {
             None => true,
             // Compared without telling by its duration where the texts differ, and whatever the user's name.
             Some(password) => {
-                let right = aws_lc_rs::constant_time::verify_slices_are_equal(password.as_bytes(), given.as_bytes()).is_ok();
+                let right =
+                    aws_lc_rs::constant_time::verify_slices_are_equal(password.as_bytes(), given.as_bytes()).is_ok();
                 right & (user == base::Principal::admin().name())
             }
         }
@@ -239,11 +255,19 @@ pub struct Tls {
     key: Vec<u8>,
 }
 
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key stays out of logs.
+        f.write_str("Tls")
+    }
+}
+
 fn read_tls(config: &Config) -> Result<Option<Tls>, String> {
     if !config.has_tls() {
         return Ok(None);
     }
-    let read = |key: &str, path: &str| std::fs::read(path).map_err(|error| format!("cannot read `{key}` {path}: {error}"));
+    let read =
+        |key: &str, path: &str| std::fs::read(path).map_err(|error| format!("cannot read `{key}` {path}: {error}"));
     let tls = Tls { cert: read("tls_cert", &config.listen.tls_cert)?, key: read("tls_key", &config.listen.tls_key)? };
     // A bad pair is found here, before anything is opened.
     tls_config(&tls)?;
@@ -256,7 +280,8 @@ fn tls_config(tls: &Tls) -> Result<Arc<rustls::ServerConfig>, String> {
     let chain = CertificateDer::pem_slice_iter(&tls.cert)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("`tls_cert` holds no certificates in PEM form: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| format!("`tls_key` holds no private key in PEM form: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key)
+        .map_err(|error| format!("`tls_key` holds no private key in PEM form: {error}"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -401,7 +426,10 @@ fn banner(config: &Config, flight: SocketAddr, http: Option<SocketAddr>, tls: bo
     }
     lines.push(format!("  flight   {scheme}://{flight}   (Flight SQL, ADBC, JDBC)"));
     match http {
-        Some(http) => lines.push(format!("  http     {}://{http}   (status page, /health, /metrics)", if tls { "https" } else { "http" })),
+        Some(http) => lines.push(format!(
+            "  http     {}://{http}   (status page, /health, /metrics)",
+            if tls { "https" } else { "http" }
+        )),
         None => lines.push("  http     off".to_owned()),
     }
     lines.push(match (password, flight.ip().is_loopback()) {
@@ -410,7 +438,8 @@ fn banner(config: &Config, flight: SocketAddr, http: Option<SocketAddr>, tls: bo
         (false, false) => "  access   ANYONE WHO REACHES THIS PORT IS `admin`: started with --insecure and without a password".to_owned(),
     });
     lines.push(String::new());
-    let host = if flight.port() == 50051 && flight.ip().is_loopback() { String::new() } else { format!(" --host {flight}") };
+    let host =
+        if flight.port() == 50051 && flight.ip().is_loopback() { String::new() } else { format!(" --host {flight}") };
     lines.push(format!("  Try:     lattice sql{host}"));
     lines.push(format!("  Python:  adbc_driver_flightsql.dbapi.connect(\"{scheme}://{flight}\")"));
     lines.push("  Stop:    Ctrl-C".to_owned());

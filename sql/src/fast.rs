@@ -3,6 +3,7 @@
 //! The shape is matched on the syntax tree. Whatever does not match exactly (another operator, a literal of another kind, an
 //! expression in the select list, a view) goes the long way; both ways must answer alike. Test: `the_fast_path_agrees`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -11,11 +12,11 @@ use base::RowKey;
 use codec::KeyCodec;
 use datafusion::common::ScalarValue;
 use sqlparser::ast;
-use storage::ScanSpec;
+use storage::{Locator, ScanSpec};
 
 use crate::catalog::{Relation, TableEntry};
 use crate::door::Rows;
-use crate::plan::{Scope, client_schema, fold};
+use crate::plan::{Binder, RowExpr, Scope, client_schema, fold};
 use crate::scan::one_row;
 use crate::{Error, Result};
 
@@ -204,4 +205,50 @@ fn matched(scope: &Scope, query: &ast::Query) -> Option<Matched> {
     // The planner refuses a name twice; so that both ways agree, that goes the long way.
     let twice = columns.iter().enumerate().any(|(at, (_, name))| columns[..at].iter().any(|(_, other)| other == name));
     (!columns.is_empty() && !twice).then_some((table, key, columns))
+}
+
+/// Whether an expression contains a query, which only a plan can run.
+pub(crate) fn has_query(expr: &ast::Expr) -> bool {
+    ast::visit_expressions(expr, |expr| match expr {
+        ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .is_break()
+}
+
+/// A row by key: its stored columns at `positions`, the others NULL, and where it is.
+pub(crate) async fn row(scope: &Scope, table: &TableEntry, key: &RowKey, positions: &[usize]) -> Result<Option<(Vec<ArrayRef>, Locator)>> {
+    let view = scope.reader.view(&table.stored)?;
+    let keys = std::slice::from_ref(key);
+    let Some(Some(found)) = view.find(keys).await.map_err(Error::classified)?.pop() else {
+        return Ok(None);
+    };
+    let batch = view.get(keys, &ScanSpec::new(positions.to_vec())).await.map_err(Error::classified)?;
+    if batch.num_rows() != 1 {
+        return Err(Error::internal("a row is not where its key says"));
+    }
+    Ok(Some((crate::dml::spread(table, positions, &batch), found.locator)))
+}
+
+/// New values over one old row, of their columns' types.
+pub(crate) fn values(scope: &Scope, table: &TableEntry, alias: &str, set: &[(usize, ast::Expr)], old: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
+    let none = Vec::new();
+    let params = scope.params.as_deref().unwrap_or(&none);
+    let plain: Option<Vec<ArrayRef>> = set
+        .iter()
+        .map(|(at, expr)| {
+            let field = table.types[*at].field("v", true);
+            let json = field.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json");
+            value(expr, params, field.data_type(), json)
+        })
+        .collect();
+    if let Some(plain) = plain {
+        return Ok(plain);
+    }
+    let fields: Vec<Field> = table.arrow.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let rows = RecordBatch::try_new(schema.clone(), table.visible.iter().map(|&at| old[at].clone()).collect())?;
+    let exprs = set.iter().map(|(at, expr)| (expr.clone(), Some(table.types[*at].field_ref("v")))).collect();
+    let compiled = RowExpr::compile(&Binder::plain(scope), &[(alias, &schema)], exprs)?;
+    compiled.evaluate(&rows)
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use base::{Principal, SessionId, SqlState};
 use datafusion::common::ScalarValue;
@@ -691,7 +691,7 @@ impl SessionInner {
     /// The parameter types and result of a statement.
     fn types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
         Box::pin(async move {
-            let count = statement.parameters;
+            let count = needed(statement);
             let mut known: Vec<Option<FieldRef>> = vec![None; count];
             // The first pass learns what it can; the second knows every type, text where nothing says otherwise.
             let mut last: Result<Option<SchemaRef>> = Ok(None);
@@ -797,11 +797,19 @@ fn writes(kind: &StatementAst) -> bool {
     }
 }
 
+/// How many parameters executing a statement needs: those inside PREPARE wait for EXECUTE.
+fn needed(statement: &Statement) -> usize {
+    match statement.kind {
+        StatementAst::Prepare(_) => 0,
+        _ => statement.parameters,
+    }
+}
+
 fn check_params(statement: &Statement, params: Vec<ScalarValue>) -> Result<Vec<ScalarValue>> {
-    if params.len() < statement.parameters {
+    if params.len() < needed(statement) {
         return Err(Error::state(
             SqlState::PROTOCOL_VIOLATION,
-            format!("the statement needs {} parameters, {} were given", statement.parameters, params.len()),
+            format!("the statement needs {} parameters, {} were given", needed(statement), params.len()),
         ));
     }
     Ok(params)
@@ -1234,11 +1242,4 @@ fn conform_columns(batch: &RecordBatch, types: &Schema) -> Result<Vec<(FieldRef,
 
 fn tag_of(kind: &StatementAst) -> &'static str {
     kind.name()
-}
-
-/// One text column.
-pub(crate) fn text_rows(name: &str, lines: Vec<String>) -> Result<Produced> {
-    let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, false)]));
-    let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(lines))])?;
-    Ok(Produced::batches(schema, vec![batch]))
 }

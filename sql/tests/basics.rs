@@ -19,6 +19,7 @@ async fn rows_go_in_and_come_out() {
     assert_eq!(rows(&session, "SELECT price FROM t ORDER BY id").await, ["2.50", "1.00", "∅"]);
     assert_eq!(rows(&session, "DELETE FROM t WHERE name LIKE 't%' RETURNING *").await.len(), 2);
     assert_eq!(rows(&session, "SELECT id FROM t").await, ["1"]);
+    drop(session);
     let world = world.restart().await;
     assert_eq!(rows(&world.admin(), "SELECT id, name, price FROM t").await, ["1|one|2.50"]);
 }
@@ -79,4 +80,26 @@ async fn the_past_is_read_as_it_was() {
     assert_eq!(fails(&session, "SELECT * FROM t").await.sqlstate, SqlState::UNDEFINED_TABLE);
     let future = fails(&session, "SELECT * FROM t FOR SYSTEM_TIME AS OF '2300-01-01'").await;
     assert_eq!(future.sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fast_path_agrees() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (a int, b text, v numeric(8,2), n int, PRIMARY KEY (a, b))").await;
+    run(&session, "INSERT INTO t VALUES (1, 'x', 1.5, 7), (1, 'y', NULL, 8), (2, 'x', 3, 9)").await;
+    for flushed in [false, true] {
+        if flushed {
+            world.store.flush(None).await.unwrap();
+        }
+        for query in ["SELECT v, n FROM t WHERE a = 1 AND b = 'x'", "SELECT * FROM t AS s WHERE s.b = 'x' AND 2 = s.a", "SELECT n AS m FROM t WHERE a = 9 AND b = ''"] {
+            let long = format!("{query} AND true");
+            assert_eq!(rows(&session, query).await, rows(&session, &long).await, "{query}");
+        }
+    }
+    assert_eq!(rows(&session, "UPDATE t SET v = 2 * v + n, n = 0 WHERE a = 1 AND b = 'x'").await, ["UPDATE 1"]);
+    assert_eq!(rows(&session, "UPDATE t SET n = 5 WHERE b = 'nobody' AND a = 1").await, ["UPDATE 0"]);
+    assert_eq!(rows(&session, "DELETE FROM t WHERE a = 2 AND b = 'x'").await, ["DELETE 1"]);
+    assert_eq!(rows(&session, "DELETE FROM t WHERE a = 2 AND b = 'x'").await, ["DELETE 0"]);
+    assert_eq!(rows(&session, "SELECT * FROM t ORDER BY b").await, ["1|x|10.00|0", "1|y|∅|8"]);
 }

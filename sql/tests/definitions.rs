@@ -4,7 +4,7 @@ mod common;
 
 use base::{Principal, SqlState};
 use common::{World, fails, rows, run};
-use sql::{EngineOptions, SessionOptions, TableFilter};
+use lattice_sql::{EngineOptions, SessionOptions, TableFilter};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn definitions_roll_back() {
@@ -76,6 +76,7 @@ async fn tables_change() {
     run(&session, "ALTER TABLE u DROP CONSTRAINT t_pkey; INSERT INTO u (id) VALUES (1); DELETE FROM u WHERE e = 'x'").await;
     run(&session, "ALTER TABLE u ADD CONSTRAINT u_pk PRIMARY KEY (id)").await;
     assert_eq!(fails(&session, "INSERT INTO u (id) VALUES (1)").await.message, "duplicate key value violates unique constraint \"u_pk\"");
+    drop(session);
     let world = world.restart().await;
     assert_eq!(rows(&world.admin(), "SELECT count(*) FROM u").await, ["4"]);
 }

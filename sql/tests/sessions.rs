@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use base::SqlState;
 use common::{World, fails, rows, run, text};
-use sql::{Outcome, Params, PrepareOptions, StatementKind};
+use lattice_sql::{Outcome, Params, PrepareOptions, StatementKind};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_transaction_waits_for_rollback() {

@@ -9,7 +9,7 @@ FRAME = pandas.DataFrame(
         "id": [1, 2, 3],
         "s": ["a", None, "c"],
         "x": [1.5, 2.5, float("nan")],
-        "at": pandas.to_datetime(["2026-11-22 01:02:03", None, "2026-11-23"]),
+        "at": pandas.to_datetime(["2026-11-22 01:02:03", None, "2026-11-23 00:00:00"]),
         "flag": [True, False, True],
     }
 )

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use futures::TryStreamExt;
-use rustyline::error::ReadlineError;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
 
 pub use print::{Format, Printer};
@@ -107,7 +107,11 @@ struct Shell {
 
 impl Shell {
     async fn converse(&mut self) -> ExitCode {
-        say(&format!("LatticeDB {} at {}. Type \\? for help, \\q to leave.\n", env!("CARGO_PKG_VERSION"), self.client.uri()));
+        say(&format!(
+            "LatticeDB {} at {}. Type \\? for help, \\q to leave.\n",
+            env!("CARGO_PKG_VERSION"),
+            self.client.uri()
+        ));
         let mut editor = match Editor::<Assist, _>::new() {
             Ok(editor) => editor,
             Err(error) => {
@@ -300,7 +304,8 @@ impl Shell {
             }
             "\\i" => Box::pin(self.file(Path::new(argument))).await,
             "\\l" => {
-                self.quietly("SELECT DISTINCT catalog_name AS catalog FROM information_schema.schemata ORDER BY 1").await
+                self.quietly("SELECT DISTINCT catalog_name AS catalog FROM information_schema.schemata ORDER BY 1")
+                    .await
             }
             "\\dn" => self.quietly("SELECT schema_name AS schema FROM information_schema.schemata ORDER BY 1").await,
             "\\d" if !argument.is_empty() => self.describe(argument).await,
@@ -338,7 +343,10 @@ impl Shell {
             Some(schema) => format!("table_schema = {} AND table_name = {}", literal(schema), literal(table)),
             None => format!("table_name = {}", literal(table)),
         };
-        let exists = self.client.rows(&format!("SELECT table_schema FROM information_schema.tables WHERE {place} LIMIT 1")).await;
+        let exists = self
+            .client
+            .rows(&format!("SELECT table_schema FROM information_schema.tables WHERE {place} LIMIT 1"))
+            .await;
         match exists {
             Err(error) => {
                 report(&error);
@@ -410,7 +418,9 @@ impl Waiting {
             let bar = bar.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(PATIENCE).await;
-                if let Ok(style) = indicatif::ProgressStyle::with_template("{spinner} running {elapsed}, {human_pos} rows received; Ctrl-C cancels") {
+                if let Ok(style) = indicatif::ProgressStyle::with_template(
+                    "{spinner} running {elapsed}, {human_pos} rows received; Ctrl-C cancels",
+                ) {
                     bar.set_style(style);
                 }
                 bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());

@@ -78,7 +78,13 @@ impl<'a> Printer<'a> {
                     writeln!(self.out, "-[ row {} ]{}", self.rows + index + 1, "-".repeat(width.max(8)))?;
                     for (field, value) in self.schema.fields().iter().zip(row) {
                         let pad = width.saturating_sub(field.name().width());
-                        writeln!(self.out, "{}{} | {}", field.name(), " ".repeat(pad), value.as_deref().unwrap_or("NULL"))?;
+                        writeln!(
+                            self.out,
+                            "{}{} | {}",
+                            field.name(),
+                            " ".repeat(pad),
+                            value.as_deref().unwrap_or("NULL")
+                        )?;
                     }
                 }
             }
@@ -133,7 +139,8 @@ fn table_head(out: &mut dyn Write, schema: &Schema, rows: &mut Vec<Vec<Option<St
     let mut widths: Vec<usize> = schema.fields().iter().map(|field| field.name().width()).collect();
     for row in rows.iter() {
         for (width, value) in widths.iter_mut().zip(row) {
-            *width = (*width).max(value.as_deref().map_or(4, |text| text.lines().map(UnicodeWidthStr::width).max().unwrap_or(0)));
+            *width = (*width)
+                .max(value.as_deref().map_or(4, |text| text.lines().map(UnicodeWidthStr::width).max().unwrap_or(0)));
         }
     }
     rule(out, &widths)?;
@@ -156,7 +163,8 @@ fn rule(out: &mut dyn Write, widths: &[usize]) -> io::Result<()> {
 
 /// One row; a value with line breaks takes several lines.
 fn table_row(out: &mut dyn Write, row: &[Option<String>], widths: &[usize], schema: &Schema) -> io::Result<()> {
-    let lines: Vec<Vec<&str>> = row.iter().map(|value| value.as_deref().unwrap_or("NULL").split('\n').collect()).collect();
+    let lines: Vec<Vec<&str>> =
+        row.iter().map(|value| value.as_deref().unwrap_or("NULL").split('\n').collect()).collect();
     let height = lines.iter().map(Vec::len).max().unwrap_or(1);
     for line in 0..height {
         for ((value, width), field) in lines.iter().zip(widths).zip(schema.fields()) {
@@ -192,7 +200,8 @@ fn cells(batch: &RecordBatch) -> io::Result<Vec<Vec<Option<String>>>> {
                 .iter()
                 .zip(batch.columns())
                 .map(|(formatter, column)| {
-                    (!column.is_null(row)).then(|| formatter.value(row).try_to_string().unwrap_or_else(|error| error.to_string()))
+                    (!column.is_null(row))
+                        .then(|| formatter.value(row).try_to_string().unwrap_or_else(|error| error.to_string()))
                 })
                 .collect()
         })
@@ -205,7 +214,9 @@ fn readable(batch: &RecordBatch) -> io::Result<RecordBatch> {
     let mut columns = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let texts: Option<arrow::array::StringArray> = match column.data_type() {
-            DataType::FixedSizeBinary(16) => Some(column.as_fixed_size_binary().iter().map(|bytes| bytes.map(uuid_text)).collect()),
+            DataType::FixedSizeBinary(16) => {
+                Some(column.as_fixed_size_binary().iter().map(|bytes| bytes.map(uuid_text)).collect())
+            }
             DataType::Binary => Some(column.as_binary::<i32>().iter().map(|bytes| bytes.map(hex_text)).collect()),
             DataType::LargeBinary => Some(column.as_binary::<i64>().iter().map(|bytes| bytes.map(hex_text)).collect()),
             _ => None,
@@ -222,7 +233,8 @@ fn readable(batch: &RecordBatch) -> io::Result<RecordBatch> {
         }
     }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(std::sync::Arc::new(Schema::new(fields)), columns, &options).map_err(io::Error::other)
+    RecordBatch::try_new_with_options(std::sync::Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(io::Error::other)
 }
 
 fn hex_text(bytes: &[u8]) -> String {
@@ -250,9 +262,17 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable([
             ("id", Arc::new(Int64Array::from(vec![Some(1), None])) as _, true),
             ("naïve", Arc::new(StringArray::from(vec![Some("x,y"), Some("two\nlines")])) as _, true),
-            ("price", Arc::new(Decimal128Array::from(vec![150, -25]).with_precision_and_scale(10, 2).unwrap()) as _, true),
+            (
+                "price",
+                Arc::new(Decimal128Array::from(vec![150, -25]).with_precision_and_scale(10, 2).unwrap()) as _,
+                true,
+            ),
             ("at", Arc::new(TimestampMicrosecondArray::from(vec![0, 1_500_000]).with_timezone("+00:00")) as _, true),
-            ("uid", Arc::new(FixedSizeBinaryArray::try_from_iter([[1u8; 16], [255; 16]].into_iter()).unwrap()) as _, true),
+            (
+                "uid",
+                Arc::new(FixedSizeBinaryArray::try_from_iter([[1u8; 16], [255; 16]].into_iter()).unwrap()) as _,
+                true,
+            ),
         ])
         .unwrap()
     }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use base::{CommitTs, SqlState};
 
 pub(crate) use bootstrap::{
-    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, PUBLIC, PUBLIC_SCHEMA, bootstrap, is_virtual_schema,
+    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, bootstrap, is_virtual_schema,
 };
 pub(crate) use cache::CatalogCache;
 pub(crate) use objects::{
@@ -167,9 +167,6 @@ impl Catalog {
         Self::build(self.since, objects)
     }
 
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.objects.values()
-    }
 
     pub(crate) fn object(&self, id: ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(&id)

@@ -33,7 +33,7 @@ pub(super) async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
         if is_virtual_schema(&name) {
             return Err(Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("cannot drop system schema \"{name}\"")));
         }
-        let mut writer = writer(scope, &txn);
+        let writer = writer(scope, &txn);
         let Some(schema) = writer.catalog().schema(&name).cloned() else {
             if drop.if_exists {
                 continue;

@@ -9,7 +9,7 @@ use super::foreign_keys::spread;
 use super::insert::keep;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, locators, plan, run_plan};
-use crate::Result;
+use crate::{Error, Result};
 use crate::parse::statement as st;
 use crate::plan::{Overrides, Scope, select};
 use crate::session::learn;
@@ -30,10 +30,36 @@ pub(crate) async fn types(scope: &Scope, delete: &st::Delete, known: &mut [Optio
     Returning { items: &delete.returning, target: &target }.types(scope, known).await
 }
 
+/// One row by its primary key, without a plan.
+async fn point(scope: &Scope, delete: &st::Delete) -> Result<Option<Written>> {
+    if delete.with.is_some() || !delete.using.is_empty() || !delete.returning.is_empty() {
+        return Ok(None);
+    }
+    let (Some(selection), Some((table, alias))) = (&delete.selection, crate::fast::plain_table(scope, &delete.table)) else {
+        return Ok(None);
+    };
+    let Some(key) = crate::fast::key(scope, &table, &alias, selection) else {
+        return Ok(None);
+    };
+    let txn = scope.writing()?;
+    let mut writer = TableWriter::new(scope, &table, true).await?;
+    txn.storage.lock(table.stored.table, std::slice::from_ref(&key)).await.map_err(Error::classified)?;
+    let needed = writer.needed_to_delete();
+    let Some((old, locator)) = crate::fast::row(scope, &table, &key, &needed).await? else {
+        return Ok(Some(Written::nothing("DELETE")));
+    };
+    writer.delete(&old, &[locator]).await?;
+    writer.finish().await?;
+    Ok(Some(Written { tag: "DELETE", rows: 1, returned: None }))
+}
+
 /// Runs it.
 pub(crate) async fn run(scope: &Scope, delete: &st::Delete) -> Result<Written> {
     scope.writing()?;
     let target = Target::of_factor(scope, &delete.table)?;
+    if let Some(written) = point(scope, delete).await? {
+        return Ok(written);
+    }
     let mut writer = TableWriter::new(scope, &target.table, true).await?;
     let returning = Returning { items: &delete.returning, target: &target };
     let positions = if returning.wanted() { target.all_positions() } else { writer.needed_to_delete() };

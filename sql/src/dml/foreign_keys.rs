@@ -395,7 +395,7 @@ impl Referenced {
 }
 
 /// Stored columns from a batch that holds some of them first; the others are NULL.
-pub(super) fn spread(table: &TableEntry, positions: &[usize], batch: &RecordBatch) -> Vec<ArrayRef> {
+pub(crate) fn spread(table: &TableEntry, positions: &[usize], batch: &RecordBatch) -> Vec<ArrayRef> {
     (0..table.def.columns.len())
         .map(|at| match positions.iter().position(|&position| position == at) {
             Some(column) => batch.column(column).clone(),

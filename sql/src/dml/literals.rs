@@ -74,15 +74,19 @@ pub(super) async fn columns(
     };
     let none = Vec::new();
     let params = scope.params.as_deref().unwrap_or(&none);
-    let mut columns = Vec::with_capacity(table.visible.len());
-    for (place, &at) in table.visible.iter().enumerate() {
+    let mut columns: Vec<Option<ArrayRef>> = vec![None; table.visible.len()];
+    // Identities last: a value taken from a sequence is gone, whichever way the statement goes in the end.
+    let mut order: Vec<usize> = (0..table.visible.len()).collect();
+    order.sort_by_key(|&place| table.def.columns[table.visible[place]].identity.is_some());
+    for place in order {
+        let at = table.visible[place];
         let column = &table.def.columns[at];
         let data_type = table.types[at].data_type();
         if column.generated.is_some() {
             if places.contains(&place) {
                 return Ok(None);
             }
-            columns.push(arrow::array::new_null_array(data_type, rows.len()));
+            columns[place] = Some(arrow::array::new_null_array(data_type, rows.len()));
             continue;
         }
         let from = places.iter().position(|&given| given == place);
@@ -102,11 +106,11 @@ pub(super) async fn columns(
             None
         };
         match array {
-            Some(array) => columns.push(array),
+            Some(array) => columns[place] = Some(array),
             None => return Ok(None),
         }
     }
-    Ok(Some(columns))
+    Ok(columns.into_iter().collect())
 }
 
 /// A column of defaults, if it needs no plan: an identity, a constant or nothing.

@@ -38,6 +38,7 @@ use crate::transaction::Txn;
 use crate::{Error, Result};
 
 pub(crate) use constraints::show_key;
+pub(crate) use foreign_keys::spread;
 pub(crate) use writer::{TableWriter, index_entries};
 
 /// What a writing statement did.

@@ -9,7 +9,7 @@ use super::foreign_keys::spread;
 use super::insert::keep;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignments, hint, locators, plan, run_plan};
-use crate::Result;
+use crate::{Error, Result};
 use crate::parse::statement as st;
 use crate::plan::{Overrides, Scope, item, select};
 use crate::session::learn;
@@ -60,10 +60,46 @@ pub(crate) async fn types(scope: &Scope, update: &st::Update, known: &mut [Optio
     Returning { items: &update.returning, target: &target }.types(scope, known).await
 }
 
+/// One row by its primary key, without a plan.
+async fn point(scope: &Scope, update: &st::Update, target: &Target) -> Result<Option<Written>> {
+    if update.with.is_some() || !update.from.is_empty() || !update.returning.is_empty() {
+        return Ok(None);
+    }
+    let (Some(selection), Some((table, alias))) = (&update.selection, crate::fast::plain_table(scope, &update.table)) else {
+        return Ok(None);
+    };
+    let Some(key) = crate::fast::key(scope, &table, &alias, selection) else {
+        return Ok(None);
+    };
+    let set = assignments(&table, &update.assignments)?;
+    if set.iter().any(|(_, value)| crate::fast::has_query(value)) {
+        return Ok(None);
+    }
+    let txn = scope.writing()?;
+    let mut writer = TableWriter::new(scope, &table, true).await?;
+    // The lock comes first: a row that somebody else is changing is read after they are done, or the statement runs again.
+    txn.storage.lock(table.stored.table, std::slice::from_ref(&key)).await.map_err(Error::classified)?;
+    let Some((old, locator)) = crate::fast::row(scope, &table, &key, &target.all_positions()).await? else {
+        return Ok(Some(Written::nothing("UPDATE")));
+    };
+    let values = crate::fast::values(scope, &table, &alias, &set, &old)?;
+    let mut new = old.clone();
+    let positions: Vec<usize> = set.iter().map(|(at, _)| *at).collect();
+    for (&position, value) in positions.iter().zip(values) {
+        new[position] = value;
+    }
+    writer.update(&old, new, &[locator], &positions).await?;
+    writer.finish().await?;
+    Ok(Some(Written { tag: "UPDATE", rows: 1, returned: None }))
+}
+
 /// Runs it.
 pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
     scope.writing()?;
     let target = Target::of_factor(scope, &update.table)?;
+    if let Some(written) = point(scope, update, &target).await? {
+        return Ok(written);
+    }
     let (plan, set) = select_rows(scope, update, &target, &mut []).await?;
     let mut stream = run_plan(scope, plan).await?;
     let mut writer = TableWriter::new(scope, &target.table, true).await?;

@@ -44,6 +44,12 @@ pub fn scalars() -> Vec<ScalarUDF> {
     all
 }
 
+/// The text of an interval as DataFusion's parser reads it.
+pub(crate) fn plain_interval(text: &str) -> crate::error::Result<String> {
+    let it = interval::Interval::parse(text)?;
+    Ok(format!("{} months {} days {} nanoseconds", it.months, it.days, it.nanos))
+}
+
 /// Adds functions, operators and conversions to the state that every statement starts from.
 pub fn register(state: &mut SessionState) -> DataFusionResult<()> {
     for function in scalars() {

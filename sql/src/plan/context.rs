@@ -18,7 +18,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col};
+use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast::{self, Visit, VisitMut, Visitor, VisitorMut};
@@ -765,9 +765,4 @@ pub(crate) fn relations_of(scope: &Scope, text: &str) -> Result<Vec<u32>> {
     found.sort_unstable();
     found.dedup();
     Ok(found)
-}
-
-/// A column by name, for plans built by hand.
-pub(crate) fn column(name: &str) -> Expr {
-    col(datafusion::common::Column::from_name(name))
 }

@@ -91,6 +91,9 @@ pub(crate) struct RowExpr {
 impl RowExpr {
     /// Compiles expressions over columns grouped by qualifier. Each is cast to its field's type when one is given.
     pub(crate) fn compile(binder: &Binder, relations: &[(&str, &Schema)], exprs: Vec<(ast::Expr, Option<FieldRef>)>) -> Result<Self> {
+        if exprs.is_empty() {
+            return Ok(Self { exprs: Vec::new() });
+        }
         let schema = relations.iter().try_fold(DFSchema::empty(), |joined, (qualifier, schema)| {
             joined.join(&DFSchema::try_from_qualified_schema(TableReference::bare(*qualifier), schema)?)
         })?;
@@ -107,9 +110,6 @@ impl RowExpr {
                 Ok(expr.alias(format!("e{at}")))
             })
             .collect::<Result<Vec<_>>>()?;
-        if planned.is_empty() {
-            return Ok(Self { exprs: Vec::new() });
-        }
         // The analyzer's work (coercion, rewrites of text to uuid and json) needs a plan around the expressions.
         let schema = Arc::new(schema);
         let empty = LogicalPlan::EmptyRelation(datafusion::logical_expr::EmptyRelation { produce_one_row: false, schema: schema.clone() });

@@ -279,8 +279,3 @@ impl datafusion::logical_expr::ScalarUDFImpl for NextIdentity {
         Ok(ColumnarValue::Array(self.scope.next(&sequence, arguments.number_rows)?))
     }
 }
-
-/// A nullable field of a type, for casts.
-pub(crate) fn nullable(data_type: DataType) -> Arc<Field> {
-    Arc::new(Field::new("v", data_type, true))
-}

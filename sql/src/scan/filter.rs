@@ -97,7 +97,7 @@ fn test(filter: &Expr, position: &impl Fn(&str) -> Option<(usize, DataType)>) ->
 }
 
 /// A literal as a one-row array, if it is of the column's type and not NULL.
-pub(crate) fn exact_literal(literal: &ScalarValue, data_type: &DataType) -> Option<ArrayRef> {
+fn exact_literal(literal: &ScalarValue, data_type: &DataType) -> Option<ArrayRef> {
     if literal.is_null() {
         return None;
     }

@@ -4,5 +4,5 @@ mod exec;
 mod filter;
 mod provider;
 
-pub(crate) use filter::{exact_literal, one_row};
+pub(crate) use filter::one_row;
 pub(crate) use provider::{HIDDEN, LatticeTable};

@@ -4,7 +4,7 @@
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base::Principal;
-use sql::{Engine, EngineOptions, Error, Outcome, Session, SessionOptions};
+use lattice_sql::{Engine, EngineOptions, Error, Outcome, Session, SessionOptions};
 use storage::{Store, StoreOptions};
 
 /// An engine and the folder it lives in.

@@ -20,7 +20,7 @@ use crate::text;
 /// What happens between statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum Configuration {
+pub(crate) enum Configuration {
     /// Every row stays in the row tier.
     RowsOnly,
     /// A flush after each statement.
@@ -35,7 +35,7 @@ pub enum Configuration {
 
 impl Configuration {
     /// All of them.
-    pub const ALL: [Configuration; 5] =
+    pub(crate) const ALL: [Configuration; 5] =
         [Self::RowsOnly, Self::ColumnsOnly, Self::Mixed, Self::Restart, Self::OverFlight];
 }
 
@@ -53,27 +53,27 @@ impl fmt::Display for Configuration {
 
 /// What a statement gave.
 #[derive(Clone, Debug, Default)]
-pub struct Output {
+pub(crate) struct Output {
     /// Number of columns; 0 for a statement without rows.
-    pub columns: usize,
+    pub(crate) columns: usize,
     /// Rows as text.
-    pub rows: Vec<Vec<String>>,
+    pub(crate) rows: Vec<Vec<String>>,
     /// Changed rows.
-    pub affected: u64,
+    pub(crate) affected: u64,
 }
 
 /// An error of the database.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Five characters.
-    pub sqlstate: String,
+    pub(crate) sqlstate: String,
     /// The primary message.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Failure {
     /// An error with this code.
-    pub fn new(sqlstate: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(sqlstate: &str, message: impl Into<String>) -> Self {
         Self { sqlstate: sqlstate.to_owned(), message: message.into() }
     }
 }
@@ -98,7 +98,7 @@ struct Open {
 }
 
 /// One database and the sessions on it.
-pub struct Database {
+pub(crate) struct Database {
     configuration: Configuration,
     folder: TempDir,
     open: Option<Open>,
@@ -110,7 +110,7 @@ pub struct Database {
 
 impl Database {
     /// A fresh database.
-    pub async fn open(configuration: Configuration, seed: u64) -> Result<Self, BoxError> {
+    pub(crate) async fn open(configuration: Configuration, seed: u64) -> Result<Self, BoxError> {
         let folder = tempfile::tempdir()?;
         let mut database = Self {
             configuration,
@@ -189,12 +189,12 @@ impl Database {
     }
 
     /// Closes for good.
-    pub async fn close(mut self) -> Result<(), BoxError> {
+    pub(crate) async fn close(mut self) -> Result<(), BoxError> {
         self.stop().await
     }
 
     /// Runs a statement in the named session, then does what the configuration does between statements.
-    pub async fn run(&mut self, name: &str, sql: &str) -> Result<Output, Failure> {
+    pub(crate) async fn run(&mut self, name: &str, sql: &str) -> Result<Output, Failure> {
         let broken = |error: BoxError| Failure::new("XX000", error.to_string());
         self.session(name).await.map_err(broken)?;
         let found = match self.sessions.get_mut(name) {
@@ -226,10 +226,14 @@ impl Database {
     }
 
     fn note_state(&mut self, name: &str, sql: &str) {
-        let words: Vec<String> = sql.split_whitespace().take(3).map(|word| word.trim_end_matches(';').to_uppercase()).collect();
+        let words: Vec<String> =
+            sql.split_whitespace().take(3).map(|word| word.trim_end_matches(';').to_uppercase()).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["BEGIN", ..] | ["START", "TRANSACTION", ..] | ["SET" | "PREPARE", ..] | ["CREATE", "TEMP" | "TEMPORARY", ..] => {
+            ["BEGIN", ..]
+            | ["START", "TRANSACTION", ..]
+            | ["SET" | "PREPARE", ..]
+            | ["CREATE", "TEMP" | "TEMPORARY", ..] => {
                 self.held.insert(name.to_owned());
             }
             ["COMMIT" | "END" | "ABORT", ..] | ["ROLLBACK"] | ["RESET" | "DISCARD", "ALL"] => {

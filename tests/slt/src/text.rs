@@ -7,12 +7,9 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 /// Every row of a batch as texts; NULL is `NULL`, an empty text is `(empty)`.
-pub fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
-    let columns: Vec<Vec<String>> = batch
-        .columns()
-        .iter()
-        .map(|column| (0..batch.num_rows()).map(|row| cell(column, row)).collect())
-        .collect();
+pub(crate) fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
+    let columns: Vec<Vec<String>> =
+        batch.columns().iter().map(|column| (0..batch.num_rows()).map(|row| cell(column, row)).collect()).collect();
     (0..batch.num_rows()).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
 }
 
@@ -26,7 +23,10 @@ fn cell(column: &ArrayRef, row: usize) -> String {
 
 fn value(column: &ArrayRef, row: usize) -> String {
     match column.data_type() {
-        DataType::Float32 => float(f64::from(column.as_primitive::<Float32Type>().value(row)), &column.as_primitive::<Float32Type>().value(row).to_string()),
+        DataType::Float32 => float(
+            f64::from(column.as_primitive::<Float32Type>().value(row)),
+            &column.as_primitive::<Float32Type>().value(row).to_string(),
+        ),
         DataType::Float64 => {
             let number = column.as_primitive::<Float64Type>().value(row);
             float(number, &number.to_string())
@@ -38,7 +38,8 @@ fn value(column: &ArrayRef, row: usize) -> String {
         }
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
             let at = column.as_primitive::<TimestampMicrosecondType>().value_as_datetime(row);
-            at.map(|at| format!("{}+00", at.format("%Y-%m-%d %H:%M:%S%.f"))).unwrap_or_else(|| "out of range".to_owned())
+            at.map(|at| format!("{}+00", at.format("%Y-%m-%d %H:%M:%S%.f")))
+                .unwrap_or_else(|| "out of range".to_owned())
         }
         DataType::Interval(IntervalUnit::MonthDayNano) => {
             let value = column.as_primitive::<IntervalMonthDayNanoType>().value(row);

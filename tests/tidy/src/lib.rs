@@ -87,7 +87,10 @@ mod tests {
             for dependency in package.dependencies.iter().filter(|dependency| dependency.path.is_some()) {
                 // Tests of a crate may look further down, never up: cargo refuses those cycles itself.
                 if dependency.kind == DependencyKind::Normal && !allowed.contains(&dependency.name.as_str()) {
-                    faults.push(format!("{name} must not use {}: the map of ARCHITECTURE.md has no such edge", dependency.name));
+                    faults.push(format!(
+                        "{name} must not use {}: the map of ARCHITECTURE.md has no such edge",
+                        dependency.name
+                    ));
                 }
             }
         });
@@ -106,7 +109,12 @@ mod tests {
             for dependency in package.dependencies.iter().filter(|dependency| dependency.path.is_none()) {
                 for (pattern, owners) in OWNERS {
                     if fits(pattern, &dependency.name) && !owners.contains(&package.name.as_str()) {
-                        faults.push(format!("{} must not use {}: it belongs to {}", package.name, dependency.name, owners.join(", ")));
+                        faults.push(format!(
+                            "{} must not use {}: it belongs to {}",
+                            package.name,
+                            dependency.name,
+                            owners.join(", ")
+                        ));
                     }
                 }
             }
@@ -129,7 +137,10 @@ mod tests {
         for path in files(&root(), &["rs"]) {
             let text = std::fs::read_to_string(root().join(&path)).unwrap();
             let is_test = path.components().any(|part| part.as_os_str() == "tests") && !path.starts_with("tests");
-            let documented = text.lines().find(|line| !line.trim().is_empty()).is_some_and(|line| line.starts_with("//!") || line.starts_with("#!["));
+            let documented = text
+                .lines()
+                .find(|line| !line.trim().is_empty())
+                .is_some_and(|line| line.starts_with("//!") || line.starts_with("#!["));
             if !documented && !is_test {
                 faults.push(format!("{} does not start with //! module documentation", path.display()));
             }
@@ -160,7 +171,11 @@ mod tests {
                 }
                 for target in links(line) {
                     if !exists(&document, target) {
-                        faults.push(format!("{}:{}: the link to {target} leads nowhere", document.display(), number + 1));
+                        faults.push(format!(
+                            "{}:{}: the link to {target} leads nowhere",
+                            document.display(),
+                            number + 1
+                        ));
                     }
                 }
             }
@@ -170,13 +185,9 @@ mod tests {
 
     fn looks_like_a_path(word: &str) -> bool {
         let first = word.split('/').next().unwrap_or_default();
-        let top: BTreeSet<String> = std::fs::read_dir(root())
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        word.contains('/')
-            && top.contains(first)
-            && word.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c))
+        let top: BTreeSet<String> =
+            std::fs::read_dir(root()).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        word.contains('/') && top.contains(first) && word.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c))
     }
 
     fn links(line: &str) -> impl Iterator<Item = &str> {
@@ -195,7 +206,13 @@ mod tests {
 
     #[test]
     fn nothing_is_left_unfinished() {
-        let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X:")];
+        let marks = [
+            concat!("to", "do!("),
+            concat!("unimple", "mented!("),
+            concat!("FIX", "ME"),
+            concat!("TO", "DO"),
+            concat!("XX", "X:"),
+        ];
         let mut faults = Vec::new();
         for path in files(&root(), &["rs", "py", "sh", "md", "toml"]) {
             let text = std::fs::read_to_string(root().join(&path)).unwrap_or_default();
@@ -217,7 +234,11 @@ mod tests {
             let mut before = "";
             for (number, line) in text.lines().enumerate() {
                 if (line.starts_with("skipif") || line.starts_with("onlyif")) && !before.starts_with('#') {
-                    faults.push(format!("{}:{}: a comment on the line before must say why", path.display(), number + 1));
+                    faults.push(format!(
+                        "{}:{}: a comment on the line before must say why",
+                        path.display(),
+                        number + 1
+                    ));
                 }
                 before = line;
             }
@@ -233,7 +254,9 @@ mod tests {
             for entry in std::fs::read_dir(&folder).unwrap().filter_map(Result::ok) {
                 let (path, name) = (entry.path(), entry.file_name().into_string().unwrap_or_default());
                 if path.is_dir() {
-                    if !name.starts_with('.') && !["target", "build", "lattice-data", "__pycache__"].contains(&name.as_str()) {
+                    if !name.starts_with('.')
+                        && !["target", "build", "lattice-data", "__pycache__"].contains(&name.as_str())
+                    {
                         folders.push(path);
                     }
                 } else if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {

@@ -215,6 +215,66 @@ fn payloads_that_look_like_records_prove_nothing() {
     assert_eq!(reopen(&disk).unwrap().entries.len(), 3);
 }
 
+/// The records alone give damage away, everywhere but in the last batch.
+#[test]
+fn damage_before_the_last_batch_is_seen_without_marks() {
+    let disk = SimDisk::new();
+    let (mut manual, _) = Manual::open(&disk).unwrap();
+    let used = |disk: &SimDisk, number| {
+        let bytes = read_file(disk, &path(number)).unwrap_or_default();
+        bytes.iter().rposition(|&byte| byte != 0)
+    };
+    let mut last_batch = 0;
+    for index in 1..=30 {
+        last_batch = used(&disk, 3).map_or(0, |at| at as u64 + 1);
+        manual.fill(index, 1, 1000);
+    }
+    disk.kill();
+    assert!(last_batch > FIRST_RECORD);
+    for number in 1..=3 {
+        for at in (FIRST_RECORD..20 << 10).step_by(97) {
+            disk.flip(&path(number), at, 16).unwrap();
+            match reopen(&disk) {
+                Err((file, _)) => assert_eq!(file, path(number)),
+                Ok(found) if number < 3 || at < last_batch - 8 => {
+                    // Between the last record of a segment and its end there is nothing to damage.
+                    assert!(number < 3 && used(&disk, number) == Some(at as usize), "{number} {at}");
+                    assert_eq!(found.entries.len(), 30);
+                }
+                Ok(found) => assert!((29..=30).contains(&found.entries.len())),
+            }
+            disk.flip(&path(number), at, 16).unwrap();
+        }
+    }
+}
+
+/// What a torn batch left behind the cut is never taken for a continuation, even if its checksums happened to fit.
+#[test]
+fn records_of_an_earlier_epoch_do_not_follow() {
+    for epoch in [1, 2] {
+        let disk = SimDisk::new();
+        let (mut manual, _) = Manual::open(&disk).unwrap();
+        manual.fill(1, 3, 100);
+        disk.kill();
+        let (manual, _) = Manual::open(&disk).unwrap();
+        let bytes = read_file(&disk, &path(1)).unwrap();
+        // The second start wrote the last record, in epoch 2; a record that fits it follows, in this epoch or the first.
+        let salt = manual.writer.shared.salt;
+        let last = (FIRST_RECORD as usize..bytes.len()).step_by(8).filter_map(|at| {
+            crate::record::decode(&bytes[at..], salt).map(|header| (at, header))
+        });
+        let (at, last) = last.last().unwrap();
+        assert_eq!((last.epoch, last.sequence), (2, 5));
+        let end = at + crate::record::record_bytes(last.len as usize);
+        let link = crate::record::Link { previous: last.crc, epoch, sequence: 6, synced: 4 };
+        let mut record = Vec::new();
+        crate::record::encode(&mut record, salt, link, crate::record::Kind::Entry, 4, b"more");
+        disk.open(&path(1), OpenMode::ReadWrite).unwrap().write_at(&record, end as u64).unwrap();
+        disk.kill();
+        assert_eq!(reopen(&disk).unwrap().entries.len(), if epoch == 2 { 4 } else { 3 });
+    }
+}
+
 /// JOURNAL-8: even the last confirmed batch is covered against damage once the journal had time for a mark, and after a
 /// pause this holds across a crash.
 #[test]
