@@ -41,7 +41,7 @@ pub(crate) async fn put(inner: &Inner, call: &Call, mut stream: Streaming<Flight
         .message()
         .await
         .map_err(|status| Error::Protocol(status.message().to_owned()))?
-        .ok_or_else(|| Error::Protocol("the stream is empty".to_owned()))?;
+        .ok_or_else(|| Error::Protocol("the stream is empty: it names no command (drivers send nothing for a source without rows)".to_owned()))?;
     let descriptor = first
         .flight_descriptor
         .clone()

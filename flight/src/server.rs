@@ -46,6 +46,9 @@ pub struct Server {
     options: FlightOptions,
     service: Service,
     listeners: Vec<Bound>,
+    /// The transport of the TCP listeners, and of the local sockets.
+    tcp: tonic::transport::Server,
+    local: tonic::transport::Server,
 }
 
 #[derive(Debug)]
@@ -55,8 +58,13 @@ enum Bound {
 }
 
 impl Server {
-    /// Binds every listener.
+    /// Reads the certificates and binds every listener.
     pub async fn bind(options: FlightOptions, engine: sql::Engine) -> Result<Server> {
+        let local = transport(&options);
+        let tcp = match &options.tls {
+            Some(tls) => secure(local.clone(), tls)?,
+            None => local.clone(),
+        };
         let mut listeners = Vec::new();
         for address in &options.listeners {
             listeners.push(match address {
@@ -74,7 +82,7 @@ impl Server {
             });
         }
         let service = Service::new(engine, &options)?;
-        Ok(Server { options, service, listeners })
+        Ok(Server { options, service, listeners, tcp, local })
     }
 
     /// The addresses with the ports that the system chose.
@@ -95,7 +103,7 @@ impl Server {
 
     /// Serves until `shutdown` resolves, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Server { options, service, listeners } = self;
+        let Server { options, service, listeners, tcp, local } = self;
         let (stop, stopped) = watch::channel(false);
         let (gone, mut disconnected) = mpsc::unbounded_channel();
         let door = Arc::new(Door {
@@ -123,11 +131,10 @@ impl Server {
 
         let mut servers = JoinSet::new();
         for bound in listeners {
-            let tls = if matches!(bound, Bound::Tcp(..)) { options.tls.as_ref() } else { None };
-            let mut server = transport(&options);
-            if let Some(tls) = tls {
-                server = secure(server, tls)?;
-            }
+            let mut server = match bound {
+                Bound::Tcp(..) => tcp.clone(),
+                Bound::Unix(..) => local.clone(),
+            };
             let mut stopped = stopped.clone();
             let ended = async move {
                 // The sender outlives the servers; an error means the same as `true`.
@@ -191,10 +198,11 @@ fn secure(server: tonic::transport::Server, tls: &crate::options::TlsOptions) ->
     if let Some(ca) = &tls.client_ca {
         config = config.client_ca_root(Certificate::from_pem(ca)).client_auth_optional(tls.client_optional);
     }
-    // Without a default crypto provider in the process, rustls panics here.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.tls_config(config)))
-        .map_err(|_| Error::Tls("no default crypto provider is installed".to_owned()))?
-        .map_err(|error| Error::Tls(with_sources(&error)))
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // An error means that another thread was faster, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+    server.tls_config(config).map_err(|error| Error::Tls(with_sources(&error)))
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

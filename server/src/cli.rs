@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LogFormat, Override};
-use crate::{load, serve, shell};
+use crate::{check, load, serve, shell};
 
 /// LatticeDB: one server for transactions and analytics over Arrow Flight SQL
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Sql(Box<shell::SqlArgs>),
     /// Load Parquet, CSV or JSON files into a table
     Load(Box<load::LoadArgs>),
+    /// Read everything in the database of a stopped server, and verify checksums, keys and references
+    Check(Box<ServeArgs>),
     /// Print every setting of the server: its meaning, default and environment variable
     Config,
     /// Print the version
@@ -144,6 +146,7 @@ pub fn run() -> ExitCode {
     let code = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(&args).await,
+            Command::Check(args) => check::run(&args).await,
             Command::Sql(args) => shell::run(*args).await,
             Command::Load(args) => load::run(*args).await,
             Command::Version | Command::Config => ExitCode::SUCCESS,

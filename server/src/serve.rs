@@ -197,7 +197,7 @@ fn flight_options(config: &Config, address: SocketAddr, tls: Option<&Tls>, door:
     }
 }
 
-async fn open_store(config: &Config) -> Result<Store, String> {
+pub(crate) async fn open_store(config: &Config) -> Result<Store, String> {
     let data = PathBuf::from(&config.listen.data);
     let opening = Store::open(runtime::Runtime::real(), store_options(config));
     tokio::pin!(opening);
@@ -231,7 +231,7 @@ fn store_options(config: &Config) -> StoreOptions {
     options
 }
 
-fn engine_options(config: &Config) -> EngineOptions {
+pub(crate) fn engine_options(config: &Config) -> EngineOptions {
     let data = PathBuf::from(&config.listen.data);
     EngineOptions {
         memory_limit: usize::try_from(config.sql.memory.0).unwrap_or(usize::MAX),
@@ -399,7 +399,7 @@ async fn wait_for_signal() -> Result<&'static str, String> {
 }
 
 /// An error and its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

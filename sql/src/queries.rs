@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arrow::array::RecordBatch;
 use base::{ErrorKind, SessionId, SqlState};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +156,7 @@ impl Ticket {
         let result = tokio::select! {
             biased;
             stop = self.stopped() => Err(stop),
-            result = work => result,
+            result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
         };
         if let Err(error) = &result {
             self.note(error);
@@ -232,7 +233,11 @@ impl Stream for Guarded {
         };
         let next = match stop {
             Some(error) => Poll::Ready(Some(Err(error))),
-            None => self.inner.poll_next_unpin(cx),
+            None => {
+                let inner = &mut self.inner;
+                std::panic::catch_unwind(AssertUnwindSafe(|| inner.poll_next_unpin(cx)))
+                    .unwrap_or_else(|panic| Poll::Ready(Some(Err(panicked(panic.as_ref())))))
+            }
         };
         match &next {
             Poll::Ready(Some(Ok(batch))) => {
@@ -250,6 +255,13 @@ impl Stream for Guarded {
         }
         next
     }
+}
+
+/// A panic below is a defect of one statement, not of the session or the server.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    tracing::error!(panic = text, "a statement panicked");
+    Error::internal(format!("the statement failed inside the engine: {text}"))
 }
 
 fn cancelled() -> Error {

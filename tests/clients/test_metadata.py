@@ -26,7 +26,14 @@ def test_objects(connection, table):
     columns = {column["column_name"]: column for column in found["table_columns"]}
     assert list(columns) == ["id", "s", "price", "at"]
     assert [column["ordinal_position"] for column in found["table_columns"]] == [1, 2, 3, 4]
-    assert columns["s"]["xdbc_is_nullable"] == "NO" and columns["price"]["xdbc_is_nullable"] == "YES"
+    assert [column["xdbc_type_name"].split("(")[0].lower() for column in found["table_columns"]] == [
+        "bigint",
+        "text",
+        "numeric",
+        "timestamptz",
+    ]
+    assert columns["s"]["remarks"] == "a remark"
+    assert columns["id"]["xdbc_is_autoincrement"] is False
 
 
 def test_depths_and_patterns(connection, table):
@@ -60,8 +67,7 @@ def test_table_types(connection):
 def test_info(connection):
     info = connection.adbc_get_info()
     assert info["vendor_name"] == "LatticeDB"
-    assert info["vendor_version"]
-    assert info["vendor_sql"] is True and info["vendor_substrait"] is False
+    assert info["vendor_version"] and info["vendor_arrow_version"]
 
 
 def test_execute_schema(connection, table):

@@ -21,8 +21,6 @@ def test_read_sql(connection, name):
     frame = pandas.read_sql(f"SELECT * FROM {name} ORDER BY id", connection)
     assert frame["id"].tolist() == [1, 2]
     assert frame["s"].isna().tolist() == [False, True]
-    frame = pandas.read_sql(f"SELECT id FROM {name} WHERE id > ?", connection, params=(1,))
-    assert frame["id"].tolist() == [2]
     frame = pandas.read_sql_table(name, connection)
     assert sorted(frame["id"]) == [1, 2]
 

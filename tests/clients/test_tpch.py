@@ -19,7 +19,7 @@ def loaded(server, tmp_path_factory):
         pytest.skip("tpchgen-cli makes the data")
     folder = tmp_path_factory.mktemp("tpch")
     subprocess.run(
-        [tool, "-s", "0.01", "--format", "parquet", "--output-dir", str(folder)], check=True, capture_output=True
+        [tool, "parquet", "-s", "0.01", "--output-dir", str(folder)], check=True, capture_output=True
     )
     oracle = duckdb.connect()
     connection = server.connect()

@@ -36,7 +36,7 @@ BULK_ROWS = 3000
 ROUNDS_PER_DATABASE = 20
 # Small limits, so that flushes, checkpoints, spills and segment changes all happen within seconds.
 SETTINGS = [
-    "storage.flush_bytes=48KiB", "storage.flush_interval=400ms", "storage.log_max=4MiB", "storage.journal_segment=1MiB",
+    "storage.flush_bytes=48KiB", "storage.flush_interval=400ms", "storage.log_max=1MiB", "storage.journal_segment=1MiB",
     "storage.row_tier=16MiB", "storage.spill_bytes=256KiB", "sql.bulk_rows=1000", "storage.lock_timeout=2s",
 ]  # fmt: skip
 TABLES = [

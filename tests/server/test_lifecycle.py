@@ -238,6 +238,31 @@ def test_load(server, tmp_path):
     assert failed.returncode == 1 and "42P01" in failed.stderr
 
 
+def test_check(tmp_path):
+    server = lattice.Server(tmp_path / "data").start()
+    with server.connect() as connection:
+        lattice.execute(connection, "create table p (id int primary key, v text not null)")
+        lattice.execute(connection, "create table c (id int primary key, p int references p)")
+        lattice.execute(connection, "insert into p select g, 'x' from generate_series(1, 1000) as s(g)")
+        lattice.execute(connection, "insert into c values (1, 1), (2, null)")
+    refused = run("check", "--data", str(server.data))
+    assert refused.returncode == 1 and "faults" not in refused.stdout, "the server still has the folder"
+    server.kill()
+    done = run("check", "--data", str(server.data))
+    assert done.returncode == 0, done.stderr
+    assert "2 tables with 1002 rows" in done.stdout and "0 faults" in done.stdout
+    # A flipped byte in the log is found, and named.
+    segment = max((server.data / "journal").glob("**/*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(segment.read_bytes())
+    used = len(bytes(content).rstrip(b"\0"))
+    content[used // 2] ^= 0xFF
+    segment.write_bytes(content)
+    damaged = run("check", "--data", str(server.data))
+    assert damaged.returncode == 1 and segment.name in damaged.stderr, damaged.stderr
+    missing = run("check", "--data", str(tmp_path / "nothing"))
+    assert missing.returncode == 1 and "not a folder" in missing.stderr
+
+
 def test_version():
     done = run("version")
     assert done.returncode == 0 and done.stdout.startswith("lattice ")

@@ -266,7 +266,10 @@ impl Conflict {
         for (&at, value) in update.set.iter().zip(values) {
             new[at] = value;
         }
-        Ok(Some(writer.update(&old, new, &locators, &update.set).await?))
+        let changed = writer.update(&old, new, &locators, &update.set).await?;
+        // Rows that follow must see the new keys.
+        writer.put_moved().await?;
+        Ok(Some(changed))
     }
 }
 

@@ -6,12 +6,12 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use base::SqlState;
 use datafusion::datasource::MemTable;
-use datafusion::logical_expr::{Cast, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use futures::StreamExt;
 use sqlparser::ast;
 
 use super::conflict::Conflict;
-use super::{Returning, Target, TableWriter, Written, assignable, cast, default_of, hint, run_plan, type_of, visible};
+use super::{Returning, TableWriter, Target, Written, assignable, cast, check_assignable, default_of, hint, run_plan, type_of, visible};
 use crate::catalog::TableEntry;
 use crate::parse::statement as st;
 use crate::plan::{Binder, Overrides, Scope, identifier, qualified, select, table_factor};
@@ -138,6 +138,7 @@ async fn source(scope: &Scope, insert: &st::Insert, table: &TableEntry, override
         let binder = Binder::for_query(&scope, &mut query, overrides, false).await?;
         let plan = binder.query(query)?;
         learn(&plan, known)?;
+        check_cells(table, &plan)?;
         return Ok(plan);
     }
     let st::InsertSource::Query(query) = &insert.source else {
@@ -154,6 +155,24 @@ async fn source(scope: &Scope, insert: &st::Insert, table: &TableEntry, override
     project(&binder, insert, table, plan)
 }
 
+/// Checks the types of the cells of VALUES, which are inside their casts.
+fn check_cells(table: &TableEntry, plan: &LogicalPlan) -> Result<()> {
+    let LogicalPlan::Values(values) = plan else {
+        return Ok(());
+    };
+    let empty = datafusion::common::DFSchema::empty();
+    for row in &values.values {
+        for (cell, &at) in row.iter().zip(&table.visible) {
+            if let Expr::Cast(cast) = cell {
+                if let Ok(data_type) = cast.expr.get_type(&empty) {
+                    check_assignable(table, at, &data_type)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Casts a query's columns to the columns they are for and adds defaults.
 fn project(binder: &Binder, insert: &st::Insert, table: &TableEntry, plan: LogicalPlan) -> Result<LogicalPlan> {
     let columns = plan.schema().columns();
@@ -168,7 +187,10 @@ fn project(binder: &Binder, insert: &st::Insert, table: &TableEntry, plan: Logic
             _ => None,
         };
         let value = match from {
-            Some(from) => Expr::Column(columns[from].clone()),
+            Some(from) => {
+                check_assignable(table, at, plan.schema().field(from).data_type())?;
+                Expr::Column(columns[from].clone())
+            }
             None => binder.expr(default_of(column)?, &empty)?,
         };
         let field = table.types[at].field_ref(&column.name);

@@ -22,7 +22,7 @@ mod writer;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use base::{FileId, SqlState};
 use datafusion::datasource::MemTable;
 use futures::StreamExt;
@@ -241,6 +241,57 @@ pub(super) fn cast(expr: ast::Expr, data_type: ast::DataType) -> Result<ast::Exp
         ast::Expr::Cast { kind, array, format, .. } => Ok(ast::Expr::Cast { kind, array, expr: Box::new(expr), data_type, format }),
         _ => Err(Error::internal("CAST does not parse")),
     }
+}
+
+/// Fails when a value's type may not be assigned to a column without a cast, as PostgreSQL has it. Texts may: a literal has no
+/// type of its own yet.
+pub(super) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -> Result<()> {
+    #[derive(PartialEq)]
+    enum Family {
+        Any,
+        Boolean,
+        Number,
+        Text,
+        Day,
+        Time,
+        Interval,
+        Bytes,
+        Uuid,
+        List,
+        Other,
+    }
+    fn family(data_type: &DataType) -> Family {
+        match data_type {
+            DataType::Null => Family::Any,
+            DataType::Dictionary(_, value) => family(value),
+            DataType::Boolean => Family::Boolean,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Family::Text,
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => Family::Day,
+            DataType::Time32(_) | DataType::Time64(_) => Family::Time,
+            DataType::Interval(_) | DataType::Duration(_) => Family::Interval,
+            DataType::FixedSizeBinary(16) => Family::Uuid,
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => Family::Bytes,
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::ListView(_) => Family::List,
+            other if other.is_numeric() => Family::Number,
+            _ => Family::Other,
+        }
+    }
+    let (given, wanted) = (family(from), family(table.types[at].data_type()));
+    let fits = match (&given, &wanted) {
+        (Family::Any | Family::Text | Family::Other, _) | (_, Family::Text) => true,
+        // A time of day from a moment, an id from its bytes.
+        (Family::Day, Family::Time) | (Family::Bytes, Family::Uuid) | (Family::Time, Family::Interval) => true,
+        (given, wanted) => given == wanted,
+    };
+    if fits {
+        return Ok(());
+    }
+    let name = crate::types::TypeSpec::from_arrow(from).map_or_else(|_| from.to_string(), |spec| spec.display());
+    Err(Error::state(
+        SqlState::DATATYPE_MISMATCH,
+        format!("column \"{}\" is of type {} but expression is of type {name}", table.def.columns[at].name, table.types[at].display()),
+    )
+    .with_hint("You will need to rewrite or cast the expression."))
 }
 
 /// Finds a column to assign to.

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use super::foreign_keys::spread;
 use super::insert::keep;
 use super::writer::{Met, pick};
-use super::{Returning, TableWriter, Target, Written, assignments, hint, locators, plan, run_plan};
+use super::{Returning, TableWriter, Target, Written, assignments, check_assignable, hint, locators, plan, run_plan};
 use crate::{Error, Result};
 use crate::parse::statement as st;
 use crate::plan::{Overrides, Scope, item, select};
@@ -36,6 +36,9 @@ async fn select_rows(scope: &Scope, update: &st::Update, target: &Target, known:
     learn(&plan, known)?;
     // New values take their columns' types.
     let first_new = positions.len() + 2;
+    for (number, (at, _)) in set.iter().enumerate() {
+        check_assignable(table, *at, plan.schema().field(first_new + number).data_type())?;
+    }
     let exprs: Vec<Expr> = plan
         .schema()
         .columns()

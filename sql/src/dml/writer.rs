@@ -16,6 +16,9 @@ use crate::plan::Scope;
 use crate::transaction::Txn;
 use crate::{Error, Result};
 
+/// How many rows with new keys wait for the end of a statement. Beyond, uniqueness is judged in between.
+const MOVED_ROWS_MAX: usize = 1 << 20;
+
 /// Writes rows of one table on behalf of one statement.
 pub(crate) struct TableWriter {
     pub(super) scope: Scope,
@@ -34,6 +37,10 @@ pub(crate) struct TableWriter {
     bulk: Option<BulkWriter>,
     /// Rows are handed to storage batch by batch, because the caller looks at them in between.
     immediate: bool,
+    /// Updated rows with another primary key, and index entries of updated rows, for the end of the statement.
+    moved: Vec<Vec<ArrayRef>>,
+    moved_entries: Vec<(Arc<IndexEntry>, RecordBatch)>,
+    moved_rows: usize,
 }
 
 impl TableWriter {
@@ -60,6 +67,9 @@ impl TableWriter {
             waiting_rows: 0,
             bulk: None,
             immediate: immediate || !table.indexes.is_empty(),
+            moved: Vec::new(),
+            moved_entries: Vec::new(),
+            moved_rows: 0,
         })
     }
 
@@ -212,11 +222,8 @@ impl TableWriter {
                 let keys: Vec<RowKey> = moved.iter().map(|&row| before[row].clone()).collect();
                 let at: Vec<Locator> = moved.iter().map(|&row| locators[row]).collect();
                 self.txn.storage.delete(&self.table.stored, &keys, &at).await.map_err(Error::classified)?;
-                let rows = pick(&new, &moved)?;
-                self.txn.storage.insert(&self.table.stored, &self.batch(&rows)?).await.map_err(|error| match error {
-                    storage::Error::DuplicateKey { row, .. } => duplicate_key(&self.table, &rows, row),
-                    other => Error::classified(other),
-                })?;
+                self.moved_rows += moved.len();
+                self.moved.push(pick(&new, &moved)?);
             }
             if !same.is_empty() {
                 let at: Vec<Locator> = same.iter().map(|&row| locators[row]).collect();
@@ -227,10 +234,33 @@ impl TableWriter {
             let rows = self.batch(&new)?;
             self.txn.storage.update(&self.table.stored, &rows, locators).await.map_err(Error::classified)?;
         }
-        for index in &indexes {
-            self.put_entries(index, &new).await?;
+        for index in indexes {
+            let entries = index_entries(&self.table, &index, &new)?;
+            self.moved_rows += entries.num_rows();
+            self.moved_entries.push((index, entries));
+        }
+        if self.moved_rows > MOVED_ROWS_MAX {
+            self.put_moved().await?;
         }
         Ok(new)
+    }
+
+    /// Writes what updates have given new keys. Keys are judged when the statement ends, so that rows may swap them.
+    pub(super) async fn put_moved(&mut self) -> Result<()> {
+        self.moved_rows = 0;
+        for rows in std::mem::take(&mut self.moved) {
+            self.txn.storage.insert(&self.table.stored, &self.batch(&rows)?).await.map_err(|error| match error {
+                storage::Error::DuplicateKey { row, .. } => duplicate_key(&self.table, &rows, row),
+                other => Error::classified(other),
+            })?;
+        }
+        for (index, entries) in std::mem::take(&mut self.moved_entries) {
+            self.txn.storage.insert(&index.stored, &entries).await.map_err(|error| match error {
+                storage::Error::DuplicateKey { row, .. } => duplicate_entry(&self.table, &index, &entries, row),
+                other => Error::classified(other),
+            })?;
+        }
+        Ok(())
     }
 
     /// Deletes rows. Only the columns at [`Self::needed_to_delete`] are looked at.
@@ -258,6 +288,7 @@ impl TableWriter {
 
     /// Ends the statement: writes what waits and settles foreign keys.
     pub(crate) async fn finish(mut self) -> Result<()> {
+        self.put_moved().await?;
         if let Some(bulk) = self.bulk.take() {
             bulk.finish().await.map_err(|error| duplicate_anywhere(&self.table, error))?;
         } else if !self.waiting.is_empty() {
@@ -306,6 +337,13 @@ fn duplicate_anywhere(table: &TableEntry, error: storage::Error) -> Error {
         }
         other => Error::classified(other),
     }
+}
+
+/// A duplicate among index entries, whose first columns are the indexed ones.
+fn duplicate_entry(table: &TableEntry, index: &IndexEntry, entries: &RecordBatch, row: usize) -> Error {
+    let names: Vec<&str> = index.positions.iter().map(|&at| table.def.columns[at].name.as_str()).collect();
+    let arrays: Vec<&ArrayRef> = entries.columns().iter().take(names.len()).collect();
+    violation(&index.def.name, &super::constraints::show_key(&names, &arrays, row))
 }
 
 /// The rows of an index for rows of its table, given by stored columns.

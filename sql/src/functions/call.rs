@@ -475,7 +475,11 @@ impl ScalarUDFImpl for Function {
         let call = Call { arrays, rows, returns: &return_field, fields: &arg_fields };
         let result = (overload.body)(&call)?;
         if constant {
-            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?))
+            // A list is taken as it is, because a scalar made from its row would lose the metadata of its items.
+            Ok(ColumnarValue::Scalar(match result.as_list_opt::<i32>() {
+                Some(list) => ScalarValue::List(Arc::new(list.clone())),
+                None => ScalarValue::try_from_array(&result, 0)?,
+            }))
         } else {
             Ok(ColumnarValue::Array(result))
         }

@@ -25,7 +25,10 @@ use crate::error::{Error, Result};
 use crate::types::TypeSpec;
 
 /// text → uuid.
-pub(crate) static UUID_IN: Definition = pure(&["uuid_in"], &[on(&[Param::Text], Returns::Uuid, uuid_in)]);
+pub(crate) static UUID_IN: Definition = pure(
+    &["uuid_in"],
+    &[on(&[Param::Text], Returns::Uuid, uuid_in), on(&[Param::Uuid], Returns::Uuid, same), on(&[Param::Bytea], Returns::Uuid, uuid_of_bytes)],
+);
 /// text → json, checked.
 pub(crate) static JSON_IN: Definition = pure(&["json_in"], &[on(&[Param::Json], Returns::Json, json_in)]);
 /// text → jsonb, checked and in canonical form.
@@ -63,9 +66,15 @@ pub(crate) static ROUND_EVEN: Definition = pure(&["rint"], &[on(&[Param::Double]
 /// numeric → numeric without fraction, ties away from zero.
 pub(crate) static ROUND_DECIMAL: Definition =
     pure(&["round_numeric"], &[on(&[Param::Numeric], Returns::Compute(whole_decimal), round_decimal)]);
+/// numeric → the smallest whole numeric that is not less.
+pub(crate) static CEIL_DECIMAL: Definition =
+    pure(&["ceil_numeric"], &[on(&[Param::Numeric], Returns::Compute(whole_decimal), ceil_decimal)]);
+/// numeric → the greatest whole numeric that is not more.
+pub(crate) static FLOOR_DECIMAL: Definition =
+    pure(&["floor_numeric"], &[on(&[Param::Numeric], Returns::Compute(whole_decimal), floor_decimal)]);
 
 /// Those that have a name worth calling.
-pub(crate) static ALL: [&Definition; 14] = [
+pub(crate) static ALL: [&Definition; 16] = [
     &UUID_IN,
     &JSON_IN,
     &JSONB_IN,
@@ -80,6 +89,8 @@ pub(crate) static ALL: [&Definition; 14] = [
     &TEXT_LIMIT,
     &ROUND_EVEN,
     &ROUND_DECIMAL,
+    &CEIL_DECIMAL,
+    &FLOOR_DECIMAL,
 ];
 
 /// The bytes of a UUID in any of the forms PostgreSQL reads.
@@ -102,6 +113,22 @@ fn uuid_in(call: &Call<'_>) -> Result<ArrayRef> {
     for text in call.text(0) {
         match text {
             Some(text) => builder.append_value(uuid(text)?)?,
+            None => builder.append_null(),
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn same(call: &Call<'_>) -> Result<ArrayRef> {
+    Ok(Arc::clone(&call.arrays[0]))
+}
+
+fn uuid_of_bytes(call: &Call<'_>) -> Result<ArrayRef> {
+    let mut builder = FixedSizeBinaryBuilder::with_capacity(call.rows, 16);
+    for bytes in call.arrays[0].as_binary::<i32>() {
+        match bytes {
+            Some(bytes) if bytes.len() == 16 => builder.append_value(bytes)?,
+            Some(bytes) => return Err(Error::state(SqlState::CANNOT_COERCE, format!("{} bytes are not a uuid", bytes.len()))),
             None => builder.append_null(),
         }
     }
@@ -186,9 +213,22 @@ fn whole_decimal(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
 }
 
 fn round_decimal(call: &Call<'_>) -> Result<ArrayRef> {
+    whole_decimals(call, round_away)
+}
+
+fn ceil_decimal(call: &Call<'_>) -> Result<ArrayRef> {
+    whole_decimals(call, |value, unit| value.div_euclid(unit) + i128::from(value.rem_euclid(unit) != 0))
+}
+
+fn floor_decimal(call: &Call<'_>) -> Result<ArrayRef> {
+    whole_decimals(call, i128::div_euclid)
+}
+
+/// Each value without its fraction, by a function of the value and of what stands for one.
+fn whole_decimals(call: &Call<'_>, whole: fn(i128, i128) -> i128) -> Result<ArrayRef> {
     let values = call.arrays[0].as_primitive::<Decimal128Type>();
     let unit = 10i128.checked_pow(u32::try_from(values.scale()).unwrap_or(0)).unwrap_or(i128::MAX);
-    call.values::<Decimal128Type>(1, |row| Ok(Some(round_away(values.value(row), unit))))
+    call.values::<Decimal128Type>(1, |row| Ok(Some(whole(values.value(row), unit))))
 }
 
 /// Division that rounds to the nearest, ties away from zero.

@@ -41,6 +41,7 @@ pub fn scalars() -> Vec<ScalarUDF> {
         .map(|&definition| Function::udf(definition))
         .collect();
     all.extend(datetime::clocks());
+    all.push(datafusion::functions::math::ceil().as_ref().clone().with_aliases(["ceiling"]));
     all
 }
 

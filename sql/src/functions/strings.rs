@@ -25,6 +25,10 @@ static SUBSTRING_REGEX: Definition = pure(
         on(&[Param::Text, Param::Text, Param::Text], Returns::Text, substring_similar),
     ],
 );
+static SIMILAR_TO: Definition = pure(
+    &["similar_to"],
+    &[on(&[Param::Text, Param::Text], Returns::Bool, similar_to), on(&[Param::Text, Param::Text, Param::Text], Returns::Bool, similar_to)],
+);
 static REGEXP_SPLIT: Definition = pure(
     &["regexp_split_to_array"],
     &[
@@ -70,12 +74,13 @@ static RANDOM_UUID: Definition =
 static UUID_V7: Definition = Definition { names: &["uuidv7"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::Uuid, uuid_v7)] };
 
 /// Every function of this module.
-pub(crate) static ALL: [&Definition; 18] = [
+pub(crate) static ALL: [&Definition; 19] = [
     &QUOTE_IDENT,
     &QUOTE_LITERAL,
     &QUOTE_NULLABLE,
     &FORMAT,
     &SUBSTRING_REGEX,
+    &SIMILAR_TO,
     &REGEXP_SPLIT,
     &REGEXP_MATCHES,
     &REGEXP_SUBSTR,
@@ -273,6 +278,15 @@ fn substring_similar(call: &Call<'_>) -> Result<ArrayRef> {
         let Some(captures) = pattern.captures(call.text(0).value(row)) else { return Ok(None) };
         let group = usize::from(pattern.captures_len() > 1);
         Ok(captures.get(group).map(|found| found.as_str().to_owned()))
+    })
+}
+
+fn similar_to(call: &Call<'_>) -> Result<ArrayRef> {
+    let mut patterns = Patterns::default();
+    call.booleans(call.arrays.len(), |row| {
+        let escape = if call.has(2) { call.text(2).value(row) } else { "\\" };
+        let similar = similar_pattern(call.text(1).value(row), escape)?;
+        Ok(Some(patterns.get(&similar, "")?.is_match(call.text(0).value(row))))
     })
 }
 

@@ -379,7 +379,9 @@ impl Desugar<'_> {
             carrier.push(like(Token::Comma));
             to + 2
         } else {
-            carrier.push(like(Token::RParen));
+            // The end of the clause, so that the text of a statement that ends here is cut there.
+            let end = to.checked_sub(1).and_then(|last| self.tokens.get(last)).map_or(span, |token| token.span);
+            carrier.push(TokenWithSpan::new(Token::RParen, end));
             to
         };
         self.tokens.splice(from..to, carrier);

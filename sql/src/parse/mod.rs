@@ -33,6 +33,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+pub use rewrite::shown_name;
 pub use modifiers::{Bound, Period, TableModifiers, TimeRange};
 pub use sqlparser;
 pub use statement::{Statement, StatementAst};

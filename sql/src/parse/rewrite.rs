@@ -6,6 +6,10 @@
 //! | `t AT TIME ZONE z` | `timezone(z, t)` | makes it a cast, which keeps the instant |
 //! | `INTERVAL '1-2'`, `INTERVAL '90' MINUTE` | `INTERVAL '14 months 0 days 0 nanoseconds'` | reads fewer forms |
 //! | `EXTRACT(second FROM t)` and other fields with fractions | `date_part('second', t)` of ours | cuts the fraction |
+//! | `x::uuid`, `x::jsonb`, `DATE '…'` | `uuid_in(x)`, `jsonb_in(x)`, `date_in('…')` | forgets the type's metadata, reads fewer forms |
+//! | `VALUES (x::uuid), (NULL)` | `VALUES (uuid_in(x)), (uuid_in(NULL))` | wants one column's cells to agree |
+//! | `s SIMILAR TO p`, `~ i` | `similar_to(s, p)`, `i # -1` | reads p as a regular expression; has no such operator |
+//! | `SELECT count(*)` | `SELECT count(*) AS count` | names columns after the expression, and refuses equal names |
 //! | `substring(s FROM 'pattern')` | `substring_regex(s, 'pattern')` | takes only numbers |
 //! | `ARRAY(query)` | `(SELECT array_agg(…) FROM (query))` | ignores the query |
 //! | `(a, b) = (c, d)`, `<`, `IN` | the comparisons column by column | compares structs |
@@ -95,19 +99,22 @@ impl VisitorMut for Rewriter {
 
     fn post_visit_query(&mut self, query: &mut Query) -> Flow {
         fetch_to_limit(query);
+        align_rows(&mut query.body);
+        ControlFlow::Continue(())
+    }
+
+    // Names come from what was written, so before anything is rewritten.
+    fn pre_visit_select(&mut self, select: &mut sql::Select) -> Flow {
+        name_items(&mut select.projection);
         ControlFlow::Continue(())
     }
 
     fn post_visit_select(&mut self, select: &mut sql::Select) -> Flow {
         for item in &mut select.projection {
             if let sql::SelectItem::UnnamedExpr(expr) | sql::SelectItem::ExprWithAlias { expr, alias: _ } = item
-                && let Some((name, unnested)) = unnest_call(expr)
+                && let Some(unnested) = unnest_call(expr)
             {
-                match item {
-                    sql::SelectItem::ExprWithAlias { expr, alias: _ } => *expr = unnested,
-                    // The column keeps the function's name.
-                    _ => *item = sql::SelectItem::ExprWithAlias { expr: unnested, alias: Ident::new(name) },
-                }
+                *expr = unnested;
             }
         }
         ControlFlow::Continue(())
@@ -123,6 +130,130 @@ impl VisitorMut for Rewriter {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(Box::new(error)),
         }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- names of columns
+
+/// What stands between a column's name and the number that makes it unique.
+const MARK: char = '\u{1}';
+
+/// The name of a column as clients see it: without the mark that keeps equal names apart inside the planner.
+pub fn shown_name(name: &str) -> &str {
+    name.split(MARK).next().unwrap_or(name)
+}
+
+/// Gives unnamed expressions the names that PostgreSQL gives them. DataFusion wants names to differ within one list, PostgreSQL does
+/// not: a name that is there already, or may be behind a wildcard, gets a mark that [`shown_name`] takes off again.
+pub(crate) fn name_items(items: &mut [sql::SelectItem]) {
+    let wildcard = items.iter().any(|item| matches!(item, sql::SelectItem::Wildcard(_) | sql::SelectItem::QualifiedWildcard(..)));
+    let column = |expr: &Expr| match expr {
+        Expr::Identifier(name) => Some(vec![fold(name)]),
+        Expr::CompoundIdentifier(names) => Some(names.iter().map(fold).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let mut taken: Vec<String> = Vec::new();
+    let mut columns: Vec<Vec<String>> = Vec::new();
+    // Names that were written come first: they stay as they are.
+    for item in items.iter() {
+        if let sql::SelectItem::ExprWithAlias { expr: _, alias } = item {
+            taken.push(fold(alias));
+        }
+    }
+    for (at, item) in items.iter_mut().enumerate() {
+        let sql::SelectItem::UnnamedExpr(expr) = item else { continue };
+        let mut name = match column(expr) {
+            Some(path) => {
+                let last = path.last().cloned().unwrap_or_default();
+                let same = |other: &Vec<String>| {
+                    *other == path || (other.last() == Some(&last) && (other.len() == 1 || path.len() == 1))
+                };
+                let repeated = columns.iter().any(same) || taken.contains(&last);
+                columns.push(path);
+                if !repeated && !wildcard {
+                    continue;
+                }
+                // The mark makes it differ even from the same column behind the wildcard.
+                format!("{last}{MARK}{at}")
+            }
+            None => display_name(expr).unwrap_or_else(|| "?column?".to_owned()),
+        };
+        let known = taken.contains(&name) || columns.iter().any(|path| path.last() == Some(&name));
+        if (known || wildcard) && !name.contains(MARK) {
+            name = format!("{name}{MARK}{at}");
+        }
+        taken.push(name.clone());
+        let expr = std::mem::replace(expr, Expr::value(sql::Value::Null));
+        *item = sql::SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', name) };
+    }
+}
+
+/// PostgreSQL's name for the column of an expression; `None` is `?column?`.
+fn display_name(expr: &Expr) -> Option<String> {
+    Some(match expr {
+        Expr::Identifier(name) => fold(name),
+        Expr::CompoundIdentifier(names) => fold(names.last()?),
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let field = access_chain.iter().rev().find_map(|access| match access {
+                sql::AccessExpr::Dot(Expr::Identifier(name)) => Some(fold(name)),
+                _ => None,
+            });
+            return field.or_else(|| display_name(root));
+        }
+        Expr::Nested(inner) | Expr::Collate { expr: inner, collation: _ } => return display_name(inner),
+        Expr::Function(function) => function.name.0.last().and_then(|part| part.as_ident()).map(fold)?,
+        Expr::Cast { expr, data_type, .. } => match &**expr {
+            Expr::Value(_) | Expr::UnaryOp { .. } => type_name(data_type),
+            inner => display_name(inner).unwrap_or_else(|| type_name(data_type)),
+        },
+        Expr::TypedString(sql::TypedString { data_type, .. }) => type_name(data_type),
+        Expr::Interval(_) => "interval".to_owned(),
+        Expr::Value(value) if matches!(value.value, sql::Value::Boolean(_)) => "bool".to_owned(),
+        Expr::Case { else_result, .. } => match else_result.as_deref() {
+            Some(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))) => display_name(expr)?,
+            _ => "case".to_owned(),
+        },
+        Expr::Exists { .. } => "exists".to_owned(),
+        Expr::Array(_) => "array".to_owned(),
+        Expr::Tuple(_) => "row".to_owned(),
+        Expr::Extract { .. } => "extract".to_owned(),
+        Expr::Substring { .. } => "substring".to_owned(),
+        Expr::Position { .. } => "position".to_owned(),
+        Expr::Overlay { .. } => "overlay".to_owned(),
+        Expr::Ceil { .. } => "ceil".to_owned(),
+        Expr::Floor { .. } => "floor".to_owned(),
+        Expr::AtTimeZone { .. } => "timezone".to_owned(),
+        Expr::Trim { trim_where, .. } => match trim_where {
+            Some(sql::TrimWhereField::Leading) => "ltrim".to_owned(),
+            Some(sql::TrimWhereField::Trailing) => "rtrim".to_owned(),
+            Some(sql::TrimWhereField::Both) | None => "btrim".to_owned(),
+        },
+        Expr::Subquery(query) => match query.body.as_select()?.projection.first()? {
+            sql::SelectItem::ExprWithAlias { expr: _, alias } => fold(alias),
+            sql::SelectItem::UnnamedExpr(expr) => return display_name(expr),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// The type's name as PostgreSQL names a column after it.
+fn type_name(data_type: &sql::DataType) -> String {
+    use crate::types::TypeSpec;
+    match TypeSpec::from_sql(data_type) {
+        Ok(spec) => match spec {
+            TypeSpec::Boolean => "bool".to_owned(),
+            TypeSpec::SmallInt => "int2".to_owned(),
+            TypeSpec::Integer => "int4".to_owned(),
+            TypeSpec::BigInt => "int8".to_owned(),
+            TypeSpec::Real => "float4".to_owned(),
+            TypeSpec::Double => "float8".to_owned(),
+            TypeSpec::Numeric { .. } => "numeric".to_owned(),
+            TypeSpec::Varchar(_) => "varchar".to_owned(),
+            TypeSpec::Char(_) => "bpchar".to_owned(),
+            other => other.name(),
+        },
+        Err(_) => data_type.to_string().to_lowercase(),
     }
 }
 
@@ -239,8 +370,8 @@ fn function_name(name: &ObjectName) -> Option<String> {
     }
 }
 
-/// `generate_series(…)` as `unnest(generate_series(…))`, with its name.
-fn unnest_call(expr: &Expr) -> Option<(String, Expr)> {
+/// `generate_series(…)` as `unnest(generate_series(…))`.
+fn unnest_call(expr: &Expr) -> Option<Expr> {
     let Expr::Function(function) = expr else { return None };
     if function.over.is_some() {
         return None;
@@ -249,7 +380,7 @@ fn unnest_call(expr: &Expr) -> Option<(String, Expr)> {
     let list = list_function(&name)?;
     let mut inner = function.clone();
     inner.name = ObjectName::from(vec![Ident::new(list)]);
-    Some((name, call("unnest", vec![Expr::Function(inner)])))
+    Some(call("unnest", vec![Expr::Function(inner)]))
 }
 
 fn rewrite_expr(expr: &mut Expr) -> Result<()> {
@@ -259,6 +390,29 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
             *expr = call("timezone", vec![zone, timestamp]);
         }
         Expr::Interval(interval) => plain_interval(interval)?,
+        Expr::SimilarTo { negated, expr: text, pattern, escape_char } => {
+            let mut arguments = vec![take(text), take(pattern)];
+            arguments.extend(escape_char.take().map(Expr::Value));
+            let negated = *negated;
+            let similar = call("similar_to", arguments);
+            *expr = if negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(similar) } } else { similar };
+        }
+        Expr::UnaryOp { op: sql::UnaryOperator::BitwiseNot, expr: inner } => {
+            let inner = take(inner);
+            let ones = Expr::UnaryOp { op: sql::UnaryOperator::Minus, expr: Box::new(number(1)) };
+            *expr = Expr::Nested(Box::new(binary(inner, sql::BinaryOperator::PGBitwiseXor, ones)));
+        }
+        Expr::Cast { kind: sql::CastKind::Cast | sql::CastKind::DoubleColon, expr: inner, data_type, array: false, format: None } => {
+            if let Some(reader) = reader(inner, data_type) {
+                *expr = call(reader, vec![take(inner)]);
+            }
+        }
+        Expr::TypedString(sql::TypedString { data_type, value, uses_odbc_syntax: _ }) => {
+            let text = Expr::Value(value.clone());
+            if let Some(reader) = reader(&text, data_type) {
+                *expr = call(reader, vec![text]);
+            }
+        }
         // DataFusion's date_part serves whole fields, and knows how to prune by the year; fields with fractions are ours.
         Expr::Extract { field, syntax: sql::ExtractSyntax::From, expr: inner } if has_fraction(field) => {
             let name = field.to_string().trim_matches(['\'', '"']).to_lowercase();
@@ -312,6 +466,52 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// What one row of `VALUES` says about a column's type holds for its other rows.
+fn align_rows(body: &mut SetExpr) {
+    let SetExpr::Values(values) = body else { return };
+    let width = values.rows.first().map_or(0, |row| row.content.len());
+    if values.rows.len() < 2 {
+        return;
+    }
+    for column in 0..width {
+        let Some(reader) = values.rows.iter().find_map(|row| row.content.get(column).and_then(reader_of)) else { continue };
+        for cell in values.rows.iter_mut().filter_map(|row| row.content.get_mut(column)) {
+            if !super::is_default(cell) && reader_of(cell) != Some(reader) {
+                let inner = std::mem::replace(cell, Expr::value(sql::Value::Null));
+                *cell = call(reader, vec![inner]);
+            }
+        }
+    }
+}
+
+/// The reader behind a cell that is certainly a UUID or JSON.
+fn reader_of(cell: &Expr) -> Option<&'static str> {
+    let Expr::Function(function) = cell else { return None };
+    Some(match function_name(&function.name)?.as_str() {
+        "uuid_in" | "gen_random_uuid" | "uuidv4" | "uuidv7" => "uuid_in",
+        "json_in" | "to_json" | "json_build_object" | "json_build_array" | "json_object" | "row_to_json" => "json_in",
+        "jsonb_in" | "to_jsonb" | "jsonb_build_object" | "jsonb_build_array" | "jsonb_object" | "jsonb_set" => "jsonb_in",
+        _ => return None,
+    })
+}
+
+/// The function that reads a value as a type whose cast DataFusion would strip of what makes it that type (uuid, json), or whose
+/// texts it would read in fewer forms (times).
+fn reader(value: &Expr, data_type: &sql::DataType) -> Option<&'static str> {
+    use crate::types::TypeSpec;
+    match TypeSpec::from_sql(data_type).ok()? {
+        TypeSpec::Uuid => Some("uuid_in"),
+        TypeSpec::Json => Some("json_in"),
+        TypeSpec::Jsonb => Some("jsonb_in"),
+        TypeSpec::Date if is_text(value) => Some("date_in"),
+        TypeSpec::Time if is_text(value) => Some("time_in"),
+        TypeSpec::Timestamp if is_text(value) => Some("timestamp_in"),
+        TypeSpec::TimestampTz if is_text(value) => Some("timestamptz_in"),
+        TypeSpec::Interval if is_text(value) => Some("interval_in"),
+        _ => None,
+    }
 }
 
 fn is_text(expr: &Expr) -> bool {

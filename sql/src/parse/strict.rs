@@ -321,6 +321,7 @@ pub(crate) fn merge(mut merge: Merge) -> Result<StatementAst> {
             }
         }
     }
+    rewrite::name_items(returning);
     for item in returning {
         check_item(item)?;
     }
@@ -358,6 +359,7 @@ fn tables(mut tables: Vec<sql::TableWithJoins>) -> Result<Vec<sql::TableWithJoin
 
 fn returning(items: Option<Vec<sql::SelectItem>>) -> Result<Vec<sql::SelectItem>> {
     let mut items = items.unwrap_or_default();
+    rewrite::name_items(&mut items);
     for item in &mut items {
         check_item(item)?;
     }

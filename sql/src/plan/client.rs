@@ -7,6 +7,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use futures::{StreamExt, TryStreamExt};
 
+use super::names::strip;
 use crate::Result;
 use crate::catalog::typing::EXTENSION;
 use crate::door::BatchStream;
@@ -40,12 +41,18 @@ fn extension(field: &Field) -> std::collections::HashMap<String, String> {
 }
 
 fn client_field(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::new(field.name(), client_type(field.data_type()), field.is_nullable()).with_metadata(extension(field)))
+    Arc::new(Field::new(strip(field.name()), client_type(field.data_type()), field.is_nullable()).with_metadata(extension(field)))
+}
+
+/// A column of a result: marks that kept equal names apart in the plan are taken off.
+fn result_field(field: &FieldRef) -> FieldRef {
+    let shown = crate::parse::shown_name(field.name());
+    Arc::new(client_field(field).as_ref().clone().with_name(shown))
 }
 
 /// The schema clients see.
 pub(crate) fn client_schema(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(client_field).collect::<Vec<_>>()))
+    Arc::new(Schema::new(schema.fields().iter().map(result_field).collect::<Vec<_>>()))
 }
 
 /// Brings batches into client form.

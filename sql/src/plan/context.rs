@@ -250,10 +250,27 @@ impl Binder {
             moments.insert(text, (catalog, Reader::Snapshot(snapshot)));
         }
         let binder = Self::from_core(Core { scope: scope.clone(), moments: Arc::new(moments), overrides, hidden, depth: 0 });
-        if hidden {
-            expand_wildcards(&binder, query)?;
-        }
+        binder.prepare(query)?;
         Ok(binder)
+    }
+
+    /// Brings a query into the form that DataFusion plans as PostgreSQL would.
+    fn prepare(&self, query: &mut ast::Query) -> Result<()> {
+        if self.core.hidden {
+            expand_wildcards(self, query)?;
+        }
+        super::names::prepare(query, &|name| self.visible(name));
+        Ok(())
+    }
+
+    /// The visible columns of a table by name; `None` for anything else.
+    fn visible(&self, name: &ast::ObjectName) -> Option<Vec<String>> {
+        let (schema, table) = self.core.scope.split_name(name).ok()?;
+        match self.core.scope.lookup(schema.as_deref(), &table) {
+            Some(Relation::Table(entry)) => Some(entry.arrow.fields().iter().map(|field| field.name().clone()).collect()),
+            Some(Relation::View(view)) => Some(view.columns.clone()),
+            _ => None,
+        }
     }
 
     pub(crate) fn scope(&self) -> &Scope {
@@ -462,9 +479,6 @@ impl Core {
                     .ok_or_else(|| crate::error::undefined_table(&format!("{schema}.{name}"), information_schema::names(schema)))?;
                 return Ok(provider_as_source(table));
             }
-            if self.scope.catalog.schema(schema).is_none() && schema != "pg_temp" {
-                return Err(Error::state(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{schema}\" does not exist")));
-            }
         }
         match self.scope.lookup(reference.schema(), name) {
             Some(Relation::Table(table)) => {
@@ -510,9 +524,7 @@ impl Core {
             hidden: seen.hidden,
             depth: self.depth + 1,
         });
-        if seen.hidden {
-            expand_wildcards(&binder, &mut query)?;
-        }
+        binder.prepare(&mut query)?;
         let plan = binder.query(query)?;
         let names: Vec<_> = plan.schema().columns();
         if names.len() < view.columns.len() {

@@ -8,6 +8,7 @@ mod client;
 mod context;
 mod expression;
 mod functions;
+mod names;
 mod relation;
 mod state;
 

@@ -112,6 +112,11 @@ impl LatticeTable {
                 let mut statistics = ColumnStatistics::new_unknown();
                 statistics.min_value = scalar(&known.min);
                 statistics.max_value = scalar(&known.max);
+                if is_whole_range(&statistics) {
+                    // DataFusion counts the values of a range in 64 bits, where all of them do not fit.
+                    statistics.min_value = Precision::Absent;
+                    statistics.max_value = Precision::Absent;
+                }
                 statistics.null_count = known.null_count.map_or(Precision::Absent, |nulls| precise(nulls, known.exact));
                 statistics.distinct_count = known.distinct.map_or(Precision::Absent, Precision::Inexact);
                 statistics
@@ -151,6 +156,20 @@ impl LatticeTable {
             }
         }
         Ok(Access::Partitions(self.view.partitions(target.max(1))))
+    }
+}
+
+/// Whether a column's values span everything 64 bits can hold.
+fn is_whole_range(statistics: &ColumnStatistics) -> bool {
+    let ends = (statistics.min_value.get_value(), statistics.max_value.get_value());
+    match ends {
+        (Some(ScalarValue::Int64(Some(min))), Some(ScalarValue::Int64(Some(max))))
+        | (Some(ScalarValue::TimestampMicrosecond(Some(min), _)), Some(ScalarValue::TimestampMicrosecond(Some(max), _))) => {
+            max.checked_sub(*min).is_none()
+        }
+        (Some(ScalarValue::Float64(Some(min))), Some(ScalarValue::Float64(Some(max)))) => !min.is_finite() || !max.is_finite(),
+        (Some(ScalarValue::Float32(Some(min))), Some(ScalarValue::Float32(Some(max)))) => !min.is_finite() || !max.is_finite(),
+        _ => false,
     }
 }
 

@@ -16,6 +16,8 @@
 //! | `'a' \|\| 1.5` | the number as PostgreSQL prints it |
 //! | casts between text and uuid, json, bytea, times, intervals, arrays | functions that read and print PostgreSQL's forms |
 //! | `CAST(2.5 AS integer)` | rounded, not cut |
+//! | `ceil`, `floor` of a numeric | a numeric without fraction |
+//! | `round` of a double | ties to even (DataFusion: away from zero) |
 //! | `CAST(x AS varchar(3))` | cut to three characters |
 //! | `integer + integer`, `-`, `*` | checked arithmetic (DataFusion wraps around) |
 //! | `row_number()`, `rank()`, `dense_rank()` | `bigint` (DataFusion: unsigned) |
@@ -46,9 +48,13 @@ fn call_udf(function: Arc<ScalarUDF>, arguments: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(function, arguments))
 }
 
-/// The field of an expression, if its type can be told.
+/// The field of an expression, if its type can be told. (DataFusion says that a cast keeps the metadata of what it casts.)
 fn field(expr: &Expr, schema: &DFSchema) -> Option<FieldRef> {
-    expr.to_field(schema).ok().map(|(_, field)| field)
+    match expr {
+        Expr::Cast(Cast { expr: _, field }) | Expr::TryCast(TryCast { expr: _, field }) => Some(Arc::clone(field)),
+        Expr::Alias(alias) => field(&alias.expr, schema),
+        other => other.to_field(schema).ok().map(|(_, field)| field),
+    }
 }
 
 fn spec(field: &FieldRef) -> Option<TypeSpec> {
@@ -435,6 +441,13 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
                 .collect();
             changed.then(|| call_udf(Arc::clone(func), args))
         }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if matches!(func.name(), "ceil" | "floor") && args.len() == 1 => {
+            let DataType::Decimal128(..) = args[0].get_type(schema).ok()? else { return None };
+            Some(call(if func.name() == "ceil" { &convert::CEIL_DECIMAL } else { &convert::FLOOR_DECIMAL }, args.clone()))
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "round" && args.len() == 1 => {
+            args[0].get_type(schema).ok()?.is_floating().then(|| call(&convert::ROUND_EVEN, args.clone()))
+        }
         _ => None,
     }
 }
@@ -458,8 +471,14 @@ fn cast(inner: &Expr, target: &FieldRef, schema: &DFSchema) -> Option<Expr> {
     if is_text(from) {
         let own = spec(&source);
         if own.as_ref() == Some(&wanted) {
-            // Nothing to read, but DataFusion must not lose the metadata of the target.
             return None;
+        }
+        if own.is_some_and(|own| own.is_json()) && wanted.is_text() {
+            let text = call(&convert::TEXT_OUT, vec![inner.clone()]);
+            return Some(match wanted.length() {
+                Some(length) => shortened(text, length),
+                None => text,
+            });
         }
         if needs_reader(&wanted) {
             return Some(read(inner.clone(), &wanted));
@@ -473,11 +492,11 @@ fn cast(inner: &Expr, target: &FieldRef, schema: &DFSchema) -> Option<Expr> {
         return None;
     }
     if wanted.is_text() {
-        let text = printed(inner, from)?;
-        return Some(match wanted.length() {
-            Some(length) => shortened(text, length),
-            None => text,
-        });
+        return match (printed(inner, from), wanted.length()) {
+            (Some(text), Some(length)) => Some(shortened(text, length)),
+            (None, Some(length)) => Some(shortened(Expr::Cast(Cast::new(Box::new(inner.clone()), DataType::Utf8)), length)),
+            (text, None) => text,
+        };
     }
     if wanted.is_json() {
         // PostgreSQL has no cast from other types to JSON either; to_json is the function for it.

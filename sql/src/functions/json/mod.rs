@@ -91,11 +91,21 @@ static BUILD_ARRAY: Definition = pure(&["json_build_array"], &[variadic(&[], Par
 static BUILD_ARRAY_B: Definition = pure(&["jsonb_build_array"], &[variadic(&[], Param::Any, Returns::Jsonb, build_array_b)]);
 static OBJECT: Definition = pure(
     &["json_object"],
-    &[on(&[Param::TextList], Returns::Json, object), on(&[Param::TextList, Param::TextList], Returns::Json, object)],
+    &[
+        on(&[Param::TextList], Returns::Json, object),
+        on(&[Param::Text], Returns::Json, object),
+        on(&[Param::TextList, Param::TextList], Returns::Json, object),
+        on(&[Param::Text, Param::Text], Returns::Json, object),
+    ],
 );
 static OBJECT_B: Definition = pure(
     &["jsonb_object"],
-    &[on(&[Param::TextList], Returns::Jsonb, object_b), on(&[Param::TextList, Param::TextList], Returns::Jsonb, object_b)],
+    &[
+        on(&[Param::TextList], Returns::Jsonb, object_b),
+        on(&[Param::Text], Returns::Jsonb, object_b),
+        on(&[Param::TextList, Param::TextList], Returns::Jsonb, object_b),
+        on(&[Param::Text, Param::Text], Returns::Jsonb, object_b),
+    ],
 );
 static TO_JSON: Definition = pure(
     &["to_json", "row_to_json", "array_to_json"],
