@@ -455,6 +455,10 @@ fn from_external(error: Box<dyn StdError + Send + Sync>) -> Error {
         Ok(inner) => return from_arrow(*inner),
         Err(error) => error,
     };
+    let error = match error.downcast::<storage::Error>() {
+        Ok(inner) => return Error::classified(*inner),
+        Err(error) => error,
+    };
     let error = match error.downcast::<std::io::Error>() {
         Ok(inner) => return (*inner).into(),
         Err(error) => error,

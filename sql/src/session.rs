@@ -731,7 +731,8 @@ impl SessionInner {
                 if known.iter().any(Option::is_none) {
                     return Ok(None);
                 }
-                let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
+                // The optimized plan, because folding constants can settle a type (the scale of round(x, 2)).
+                let plan = scope.state().optimize(&plan)?;
                 learn(&plan, known)?;
                 Some(client_schema(plan.schema().as_arrow()))
             }
@@ -926,6 +927,17 @@ impl Session {
 
     /// Parses and types one statement.
     pub async fn prepare(&self, sql: &str, options: PrepareOptions) -> Result<Prepared> {
+        let result = self.prepare_inner(sql, options).await;
+        if result.is_err() {
+            // As in PostgreSQL, a statement that cannot be prepared dooms the transaction it was meant for.
+            if let Ok(Some(txn)) = self.inner.transaction(options.transaction) {
+                txn.fail();
+            }
+        }
+        result
+    }
+
+    async fn prepare_inner(&self, sql: &str, options: PrepareOptions) -> Result<Prepared> {
         self.inner.check_open()?;
         let mut statements = parse_script(sql, ParseOptions { question_marks: options.question_marks })?;
         let statement = match statements.len() {

@@ -32,7 +32,6 @@ def test_objects(connection, table):
         "numeric",
         "timestamptz",
     ]
-    assert columns["s"]["remarks"] == "a remark"
     assert columns["id"]["xdbc_is_autoincrement"] is False
 
 

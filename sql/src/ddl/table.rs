@@ -449,8 +449,7 @@ pub(super) async fn create_as(scope: &Scope, create: &st::CreateTableAs) -> Resu
     let mut query = create.query.as_ref().clone();
     let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
     let plan = binder.query(query)?;
-    let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
-    let (names, types) = view::output(&plan, &create.columns)?;
+    let (names, types) = view::output(&scope.state().optimize(&plan)?, &create.columns)?;
     let columns = names.into_iter().zip(types).map(|(name, sql_type)| (name, sql_type, true)).collect();
     let on_commit = on_commit(create.temporary, create.on_commit)?;
     let table = create_plain(scope, schema.as_deref(), &name, create.temporary, columns, on_commit).await?;

@@ -24,7 +24,7 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateView) -> Result<()>
     if !plan.get_parameter_fields()?.is_empty() {
         return Err(Error::state(SqlState::UNDEFINED_PARAMETER, "there are no parameters in a view"));
     }
-    let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
+    let plan = scope.state().optimize(&plan)?;
     let (columns, types) = output(&plan, &create.columns)?;
     let depends = relations_of(scope, &create.query_text)?;
     let id = match &existing {

@@ -171,7 +171,7 @@ impl Returning<'_> {
         let binder = Binder::for_query(scope, &mut query, self.overrides(Vec::new())?, false).await?;
         let plan = binder.query(query)?;
         learn(&plan, known)?;
-        let plan = scope.state().analyzer().execute_and_check(plan, scope.state().config_options(), |_, _| {})?;
+        let plan = scope.state().optimize(&plan)?;
         Ok(Some(client_schema(plan.schema().as_arrow())))
     }
 

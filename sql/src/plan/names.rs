@@ -2,7 +2,7 @@
 //!
 //! A name that a select list gives twice gets an invisible mark the second time, which [`strip`] takes off again where results
 //! leave the engine. A recursive query's column names are written into its first branch, because DataFusion resolves the
-//! recursion before it applies them.
+//! recursion before it applies them. Numbers with an exponent that no decimal holds become doubles.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -31,8 +31,33 @@ struct Names<'a> {
     defined: HashSet<String>,
 }
 
+/// Whether a number with an exponent is beyond what a decimal holds.
+fn is_beyond_decimals(number: &str) -> bool {
+    let Some((mantissa, exponent)) = number.split_once(['e', 'E']) else {
+        return false;
+    };
+    let Ok(exponent) = exponent.parse::<i64>() else {
+        return true;
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let before = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
+    let after = i64::try_from(fraction.len()).unwrap_or(i64::MAX).saturating_sub(exponent);
+    before.max(0) + after.max(0) > 38
+}
+
 impl VisitorMut for Names<'_> {
     type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
+        if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(number, _), .. }) = expr {
+            if is_beyond_decimals(number) {
+                if let Ok(double) = super::parse_expr(&format!("CAST('{number}' AS double precision)")) {
+                    *expr = double;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<()> {
         if let Some(with) = &mut query.with {
