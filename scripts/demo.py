@@ -202,7 +202,7 @@ def main() -> int:
     say("and ask it something:")
     host = "" if server.flight_port == 50051 else f" --host {address}"
     say(paint("1", f"  {target} sql{host} -c 'select o_orderpriority, count(*) from orders group by 1 order by 1'"))
-    say("Python, notebooks and BI tools: docs/clients.md")
+    say("Python, notebooks and BI tools: docs/flight-sql.md")
     return 0
 
 

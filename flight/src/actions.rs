@@ -36,13 +36,19 @@ use crate::ticket::{Kind, Ticket};
 
 /// What `ListActions` says.
 pub(crate) const TYPES: [(&str, &str); 13] = [
-    ("CreatePreparedStatement", "Prepares a statement. ActionCreatePreparedStatementRequest → ActionCreatePreparedStatementResult"),
+    (
+        "CreatePreparedStatement",
+        "Prepares a statement. ActionCreatePreparedStatementRequest → ActionCreatePreparedStatementResult",
+    ),
     ("ClosePreparedStatement", "Forgets a prepared statement. ActionClosePreparedStatementRequest → nothing"),
     ("BeginTransaction", "Begins a transaction. ActionBeginTransactionRequest → ActionBeginTransactionResult"),
     ("EndTransaction", "Commits or rolls back a transaction. ActionEndTransactionRequest → nothing"),
     ("BeginSavepoint", "Sets a savepoint. ActionBeginSavepointRequest → ActionBeginSavepointResult"),
     ("EndSavepoint", "Releases a savepoint or rolls back to it. ActionEndSavepointRequest → nothing"),
-    ("CancelQuery", "Cancels a query (deprecated, use CancelFlightInfo). ActionCancelQueryRequest → ActionCancelQueryResult"),
+    (
+        "CancelQuery",
+        "Cancels a query (deprecated, use CancelFlightInfo). ActionCancelQueryRequest → ActionCancelQueryResult",
+    ),
     ("CancelFlightInfo", "Cancels a query. CancelFlightInfoRequest → CancelFlightInfoResult"),
     ("RenewFlightEndpoint", "Extends the time to fetch a result. RenewFlightEndpointRequest → FlightEndpoint"),
     ("SetSessionOptions", "Sets options of the session. SetSessionOptionsRequest → SetSessionOptionsResult"),

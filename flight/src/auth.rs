@@ -41,10 +41,9 @@ impl From<Refusal> for Error {
                 Error::Unauthenticated("the bearer token is unknown or has expired; connect again".to_owned())
             }
             Refusal::Denied(why) => Error::Denied(why),
-            Refusal::Unavailable(why) => Error::Sql {
-                error: Box::new(sql::Error::new(base::ErrorKind::Unavailable, why)),
-                statement: None,
-            },
+            Refusal::Unavailable(why) => {
+                Error::Sql { error: Box::new(sql::Error::new(base::ErrorKind::Unavailable, why)), statement: None }
+            }
         }
     }
 }

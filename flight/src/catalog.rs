@@ -178,8 +178,13 @@ fn texts<'a, T>(rows: &'a [T], get: impl Fn(&'a T) -> &'a str) -> ArrayRef {
 /// The answer to `CommandGetPrimaryKeys`, ordered by table and place in the key.
 pub(crate) fn primary_keys(mut keys: Vec<KeyColumn>) -> Result<RecordBatch> {
     keys.sort_by(|a, b| {
-        (&a.catalog, &a.schema, &a.table, &a.key_name, a.sequence)
-            .cmp(&(&b.catalog, &b.schema, &b.table, &b.key_name, b.sequence))
+        (&a.catalog, &a.schema, &a.table, &a.key_name, a.sequence).cmp(&(
+            &b.catalog,
+            &b.schema,
+            &b.table,
+            &b.key_name,
+            b.sequence,
+        ))
     });
     let columns = vec![
         texts(&keys, |key| &key.catalog),
@@ -206,7 +211,8 @@ pub(crate) fn foreign_keys(mut keys: Vec<ForeignKeyColumn>, imported: bool) -> R
         };
         of(a).cmp(&of(b))
     });
-    let rule = |get: fn(&ForeignKeyColumn) -> u8| Arc::new(UInt8Array::from_iter_values(keys.iter().map(get))) as ArrayRef;
+    let rule =
+        |get: fn(&ForeignKeyColumn) -> u8| Arc::new(UInt8Array::from_iter_values(keys.iter().map(get))) as ArrayRef;
     let columns = vec![
         texts(&keys, |key| &key.pk_catalog),
         texts(&keys, |key| &key.pk_schema),
@@ -235,7 +241,9 @@ mod tests {
             schema
                 .fields()
                 .iter()
-                .map(|field| format!("{}:{}{}", field.name(), field.data_type(), if field.is_nullable() { "?" } else { "" }))
+                .map(|field| {
+                    format!("{}:{}{}", field.name(), field.data_type(), if field.is_nullable() { "?" } else { "" })
+                })
                 .collect::<Vec<_>>()
                 .join(" ")
         };

@@ -84,9 +84,8 @@ impl Decoder {
                 if self.schema.is_some() {
                     return Err(Error::Malformed("the stream has two schemas".to_owned()));
                 }
-                let schema = message
-                    .header_as_schema()
-                    .ok_or_else(|| Error::Malformed("the schema is missing".to_owned()))?;
+                let schema =
+                    message.header_as_schema().ok_or_else(|| Error::Malformed("the schema is missing".to_owned()))?;
                 let schema = arrow_ipc::convert::fb_to_schema(schema);
                 self.check_schema(&schema)?;
                 self.schema = Some(Arc::new(schema));
@@ -109,8 +108,9 @@ impl Decoder {
             }
             MessageHeader::RecordBatch => {
                 let schema = self.schema.clone().ok_or_else(no_schema)?;
-                let batch =
-                    message.header_as_record_batch().ok_or_else(|| Error::Malformed("the batch is missing".to_owned()))?;
+                let batch = message
+                    .header_as_record_batch()
+                    .ok_or_else(|| Error::Malformed("the batch is missing".to_owned()))?;
                 self.check_batch(batch, &data.data_body)?;
                 let body = Buffer::from(data.data_body.clone());
                 let batch =
@@ -278,11 +278,11 @@ pub(crate) fn batches(
 }
 
 /// The client's stream ended with an error.
-fn broken_off(status: Status) -> Error {
+pub(crate) fn broken_off(status: Status) -> Error {
     match status.code() {
         tonic::Code::Cancelled => Error::Cancelled,
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Error::TooLarge(status.message().to_owned()),
-        _ => Error::Protocol(format!("the stream of batches broke off: {}", status.message())),
+        _ => Error::Protocol(format!("the client's stream broke off: {}", status.message())),
     }
 }
 
@@ -393,7 +393,8 @@ mod tests {
 
     #[test]
     fn declared_sizes_are_believed_only_within_limits() {
-        let batch = RecordBatch::try_from_iter(vec![("n", Arc::new(Int32Array::from(vec![7; 4096])) as ArrayRef)]).unwrap();
+        let batch =
+            RecordBatch::try_from_iter(vec![("n", Arc::new(Int32Array::from(vec![7; 4096])) as ArrayRef)]).unwrap();
         let options = IpcWriteOptions::default().try_with_compression(Some(arrow_ipc::CompressionType::ZSTD)).unwrap();
         let mut parts = messages(&batch, options);
         let body = parts[1].data_body.to_vec();

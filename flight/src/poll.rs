@@ -163,6 +163,14 @@ impl Jobs {
         }
     }
 
+    /// Stops everything.
+    pub(crate) fn stop_all(&self) {
+        let all = std::mem::take(&mut *self.jobs.lock());
+        for job in all.into_values() {
+            job.abort.abort();
+        }
+    }
+
     /// Forgets jobs that nobody asks for any more.
     pub(crate) fn expire(&self) {
         let now = Instant::now();

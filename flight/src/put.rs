@@ -14,8 +14,8 @@ use arrow::array::RecordBatch;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::{
     Any, Command, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
-    CommandStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult, TableDefinitionOptions,
-    TableExistsOption, TableNotExistOption,
+    CommandStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult, TableDefinitionOptions, TableExistsOption,
+    TableNotExistOption,
 };
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use prost::Message;
 use sql::{IfExists, IfMissing, IngestRequest, Outcome, Params};
 use tonic::{Status, Streaming};
 
-use crate::decode::{Decoder, Incoming, batches, read_all, read_schema};
+use crate::decode::{Decoder, Incoming, batches, broken_off, read_all, read_schema};
 use crate::error::{Error, Result};
 use crate::request::Call;
 use crate::service::{Bound, Inner, params_of, quoted_path, read_command};
@@ -37,11 +37,11 @@ type Answer = BoxStream<'static, Result<PutResult, Status>>;
 
 /// Does a `DoPut`.
 pub(crate) async fn put(inner: &Inner, call: &Call, mut stream: Streaming<FlightData>) -> Result<Answer> {
-    let first = stream
-        .message()
-        .await
-        .map_err(|status| Error::Protocol(status.message().to_owned()))?
-        .ok_or_else(|| Error::Protocol("the stream is empty: it names no command (drivers send nothing for a source without rows)".to_owned()))?;
+    let first = stream.message().await.map_err(broken_off)?.ok_or_else(|| {
+        Error::Protocol(
+            "the stream is empty: it names no command (drivers send nothing for a source without rows)".to_owned(),
+        )
+    })?;
     let descriptor = first
         .flight_descriptor
         .clone()
@@ -120,7 +120,7 @@ async fn read_parameters(inner: &Inner, incoming: &mut Incoming) -> Result<(Opti
     let mut decoder = Decoder::new(inner.decode_limits());
     while decoder.schema().is_none() {
         let Some(data) = whole.next().await else { return Ok((None, whole)) };
-        let data = data.map_err(|status| Error::Protocol(status.message().to_owned()))?;
+        let data = data.map_err(broken_off)?;
         decoder.push(data.clone())?;
         seen.push(Ok(data));
     }

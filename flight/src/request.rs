@@ -9,6 +9,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response};
+use tracing::Instrument as _;
 
 use crate::auth::Credentials;
 use crate::encode::sleep_until;
@@ -52,7 +53,8 @@ impl Call {
 
     /// Does the work within the deadline; a panic becomes an error.
     pub(crate) async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        guarded(self.deadline, work).await
+        let span = tracing::debug_span!("flight.request", session = self.client.number);
+        guarded(self.deadline, work).instrument(span).await
     }
 
     /// Marks the session as busy for longer than the request itself.

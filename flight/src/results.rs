@@ -208,7 +208,8 @@ impl Results {
                 found = true;
             }
             let waiting = store.entries.get(&id).is_some_and(|entry| {
-                entry.principal == caller.principal && !matches!(entry.content, Content::Rows { .. } | Content::Cancelled)
+                entry.principal == caller.principal
+                    && !matches!(entry.content, Content::Rows { .. } | Content::Cancelled)
             });
             if waiting {
                 dropped = store.remove(id);
@@ -252,7 +253,9 @@ mod tests {
     use super::*;
 
     fn rows(count: i64) -> Content {
-        let batch = RecordBatch::try_from_iter(vec![("n", Arc::new(Int64Array::from_iter_values(0..count)) as ArrayRef)]).unwrap();
+        let batch =
+            RecordBatch::try_from_iter(vec![("n", Arc::new(Int64Array::from_iter_values(0..count)) as ArrayRef)])
+                .unwrap();
         Content::Rows { schema: batch.schema(), batches: Arc::new(vec![batch]) }
     }
 

@@ -192,9 +192,8 @@ fn transport(options: &FlightOptions) -> tonic::transport::Server {
 }
 
 fn secure(server: tonic::transport::Server, tls: &crate::options::TlsOptions) -> Result<tonic::transport::Server> {
-    let mut config = ServerTlsConfig::new()
-        .identity(Identity::from_pem(&tls.certificate, &tls.key))
-        .timeout(TLS_HANDSHAKE);
+    let mut config =
+        ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key)).timeout(TLS_HANDSHAKE);
     if let Some(ca) = &tls.client_ca {
         config = config.client_ca_root(Certificate::from_pem(ca)).client_auth_optional(tls.client_optional);
     }
@@ -257,7 +256,9 @@ impl Stream for Incoming {
                     let _ = stream.set_nodelay(true);
                     (Socket::Tcp(stream), Peer::Tcp(peer))
                 }),
-                Bound::Unix(listener, _) => listener.poll_accept(context).map_ok(|(stream, _)| (Socket::Unix(stream), Peer::Unix)),
+                Bound::Unix(listener, _) => {
+                    listener.poll_accept(context).map_ok(|(stream, _)| (Socket::Unix(stream), Peer::Unix))
+                }
             };
             match accepted {
                 Poll::Pending => return Poll::Pending,
@@ -333,7 +334,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut self.socket {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),

@@ -45,7 +45,7 @@ use uuid::Uuid;
 use crate::actions;
 use crate::auth::Credentials;
 use crate::catalog;
-use crate::decode::DecodeLimits;
+use crate::decode::{DecodeLimits, broken_off};
 use crate::encode::{MessageStream, Outgoing, Shape, Stop, messages, schema_bytes};
 use crate::error::{Error, Result};
 use crate::metrics::{Counters, Metrics};
@@ -133,6 +133,7 @@ impl Service {
     }
 
     pub(crate) async fn close_all(&self) {
+        self.0.jobs.stop_all();
         self.0.registry.close_all().await;
     }
 }
@@ -206,7 +207,9 @@ async fn execute(
     params: Params,
     transaction: Option<TransactionId>,
 ) -> Result<Outcome> {
-    if let (StatementKind::Query, Some(schema), Params::Batch(batch)) = (prepared.kind, &prepared.result_schema, &params) {
+    if let (StatementKind::Query, Some(schema), Params::Batch(batch)) =
+        (prepared.kind, &prepared.result_schema, &params)
+    {
         let rows = each(owner.session.clone(), Arc::clone(prepared), batch.clone(), transaction);
         return Ok(Outcome::Rows(Rows { schema: Arc::clone(schema), stream: rows, rows_hint: None }));
     }
@@ -266,7 +269,13 @@ impl Inner {
     }
 
     /// The session that owns a handle the caller shows.
-    pub(crate) fn owner_of(&self, call: &Call, handle: Handle, what: &'static str, state: SqlState) -> Result<Arc<Client>> {
+    pub(crate) fn owner_of(
+        &self,
+        call: &Call,
+        handle: Handle,
+        what: &'static str,
+        state: SqlState,
+    ) -> Result<Arc<Client>> {
         self.registry.owner(handle.client, &call.client).ok_or_else(|| Error::unknown(what, state))
     }
 
@@ -370,7 +379,9 @@ impl Inner {
         Ok(match command {
             Command::CommandGetCatalogs(_) => catalog::catalogs_schema(),
             Command::CommandGetDbSchemas(_) => catalog::schemas_schema(),
-            Command::CommandGetTables(CommandGetTables { include_schema, .. }) => catalog::tables_schema(*include_schema),
+            Command::CommandGetTables(CommandGetTables { include_schema, .. }) => {
+                catalog::tables_schema(*include_schema)
+            }
             Command::CommandGetTableTypes(_) => catalog::table_types()?.schema(),
             Command::CommandGetPrimaryKeys(_) => catalog::primary_keys_schema(),
             Command::CommandGetImportedKeys(_)
@@ -472,7 +483,8 @@ impl Inner {
             Params::None => None,
             Params::Batch(batch) => Some(batch.clone()),
             Params::Positional(values) => {
-                let columns = values.iter().enumerate().map(|(n, array)| (format!("${}", n + 1), Arc::clone(array), true));
+                let columns =
+                    values.iter().enumerate().map(|(n, array)| (format!("${}", n + 1), Arc::clone(array), true));
                 Some(RecordBatch::try_from_iter_with_nullable(columns)?)
             }
         };
@@ -501,8 +513,7 @@ impl Inner {
         match outcome {
             Outcome::Rows(rows) => {
                 let schema = Arc::clone(&rows.schema);
-                let batches =
-                    rows.collect().await.map_err(|error| Error::of_statement(error, &bound.prepared.sql))?;
+                let batches = rows.collect().await.map_err(|error| Error::of_statement(error, &bound.prepared.sql))?;
                 let count = batches.iter().map(RecordBatch::num_rows).sum::<usize>();
                 let content = Content::Rows { schema: Arc::clone(&schema), batches: Arc::new(batches) };
                 self.results.put(id, &call.client, content);
@@ -643,7 +654,13 @@ impl Inner {
         self.stream(call, id, schema, stream, Some(statement))
     }
 
-    fn stream_batches(&self, call: &Call, id: Uuid, schema: SchemaRef, batches: Arc<Vec<RecordBatch>>) -> MessageStream {
+    fn stream_batches(
+        &self,
+        call: &Call,
+        id: Uuid,
+        schema: SchemaRef,
+        batches: Arc<Vec<RecordBatch>>,
+    ) -> MessageStream {
         let count = batches.len();
         let stream = futures::stream::iter((0..count).map(move |n| Ok(batches[n].clone()))).boxed();
         self.stream(call, id, schema, stream, None)
@@ -693,7 +710,10 @@ impl Inner {
     }
 
     /// `Handshake`: the token goes out as a header and, for old clients, as the payload of the one response.
-    async fn handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>> {
+    async fn handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Error::ShuttingDown);
         }
@@ -704,7 +724,7 @@ impl Inner {
         let mut incoming = request.into_inner();
         if credentials == Credentials::Missing {
             // Old Java and C++ clients put user and password into the first message.
-            let first = incoming.message().await.map_err(|status| Error::Protocol(status.message().to_owned()))?;
+            let first = incoming.message().await.map_err(broken_off)?;
             if let Some(first) = first
                 && let Ok(basic) = arrow_flight::BasicAuth::decode(&*first.payload)
                 && !basic.username.is_empty()

@@ -104,7 +104,10 @@ pub(crate) struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("number", &self.number).field("principal", &self.principal).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("number", &self.number)
+            .field("principal", &self.principal)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,7 +180,11 @@ impl Client {
             held.savepoints.retain(|_, (owner, _)| *owner != handle);
             transaction
         };
-        if commit { self.session.commit(transaction).await? } else { self.session.rollback(transaction).await? }
+        if commit {
+            self.session.commit(transaction).await?
+        } else {
+            self.session.rollback(transaction).await?
+        }
         Ok(())
     }
 
@@ -281,7 +288,12 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    pub(crate) fn new(engine: sql::Engine, auth: Arc<dyn Authenticator>, sessions_max: usize, idle: Duration) -> Registry {
+    pub(crate) fn new(
+        engine: sql::Engine,
+        auth: Arc<dyn Authenticator>,
+        sessions_max: usize,
+        idle: Duration,
+    ) -> Registry {
         Registry { engine, auth, sessions_max, idle, next: AtomicU64::new(1), index: Mutex::default() }
     }
 
@@ -299,7 +311,7 @@ impl Registry {
         }
         let principal = self.authenticate(&credentials).await?;
         let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-        let client = self.open(principal, origin, Some(token.clone()), None)?;
+        let (client, _) = self.open(principal, origin, Some(token.clone()), None)?;
         Ok((client, token))
     }
 
@@ -324,7 +336,8 @@ impl Registry {
         if let Some(cookie) = &origin.cookie {
             let client = self.by_cookie(cookie).filter(|client| client.principal == principal);
             // SESS-2
-            let client = client.ok_or_else(|| Error::Unauthenticated("the session has expired; connect again".to_owned()))?;
+            let client =
+                client.ok_or_else(|| Error::Unauthenticated("the session has expired; connect again".to_owned()))?;
             return Ok(found(client, false));
         }
         let token = match credentials {
@@ -342,8 +355,8 @@ impl Registry {
             return Err(Error::Unauthenticated("there is no session yet".to_owned()));
         }
         let connection = if token.is_none() { origin.connection } else { None };
-        let client = self.open(principal, origin, token, connection)?;
-        Ok(found(client, true))
+        let (client, fresh) = self.open(principal, origin, token, connection)?;
+        Ok(found(client, fresh))
     }
 
     async fn authenticate(&self, credentials: &Credentials) -> Result<Principal> {
@@ -362,8 +375,20 @@ impl Registry {
         origin: &Origin,
         token: Option<String>,
         connection: Option<u64>,
-    ) -> Result<Arc<Client>> {
+    ) -> Result<(Arc<Client>, bool)> {
         let mut index = self.index.lock();
+        // Two first requests at once: the slower one finds the session that the faster one has made.
+        let there = match (&token, connection) {
+            (Some(token), _) => index.by_token.get(token),
+            (None, Some(connection)) => index.by_connection.get(&(connection, principal.clone())),
+            (None, None) => None,
+        };
+        if let Some(client) = there.and_then(|number| index.clients.get(number)) {
+            if client.principal == principal {
+                return Ok((Arc::clone(client), false));
+            }
+            return Err(Error::Unauthenticated("the token belongs to another session".to_owned()));
+        }
         if index.clients.len() >= self.sessions_max {
             return Err(Error::TooManySessions(self.sessions_max));
         }
@@ -397,7 +422,7 @@ impl Registry {
         index.by_cookie.insert(client.cookie.clone(), number);
         index.clients.insert(number, Arc::clone(&client));
         tracing::debug!(session = number, principal = client.principal.name(), "session opened");
-        Ok(client)
+        Ok((client, true))
     }
 
     fn by_token(&self, token: &str) -> Option<Arc<Client>> {

@@ -7,10 +7,14 @@
 //! - SQL-INFO-1 identifier case, quoted identifier case, null ordering and default isolation (503, 505, 507, 562) are 64-bit, because
 //!   both drivers read them so; bit masks are 32-bit. Test: `values_sit_where_drivers_look`.
 //! - SQL-INFO-2 an empty list of ids means all of them. Test: `ids_select`.
+//! - SQL-INFO-3 the map of conversions has fields named `key` and `value`. Test: `values_sit_where_drivers_look`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, BooleanArray, MapArray, RecordBatch, StructArray, UnionArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, UInt32Type};
 use arrow_flight::sql::metadata::{
     SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
 };
@@ -25,51 +29,207 @@ use crate::error::{Error, Result};
 
 /// Words that are reserved here and not in SQL-92, as JDBC's `getSQLKeywords` wants them.
 const KEYWORDS: &[&str] = &[
-    "ANALYZE", "ANN", "ASOF", "AT", "BEFORE", "CHANGES", "CONFLICT", "COPY", "DESCRIBE", "DETERMINISTIC", "DO", "EXCLUDE",
-    "EXPLAIN", "GENERATED", "IDENTITY", "IF", "ILIKE", "INDEX", "LATERAL", "LIMIT", "MATERIALIZED", "MERGE", "NOTHING",
-    "OFFSET", "OVERLAPS", "PERIOD", "PORTION", "QUALIFY", "RECURSIVE", "REGEXP", "RETURNING", "SAVEPOINT", "SEQUENCE",
-    "SHOW", "SYSTEM_TIME", "TABLESAMPLE", "TEMPORARY", "TRUNCATE", "UNNEST", "VACUUM", "VALID_TIME", "WINDOW",
+    "ANALYZE",
+    "ANN",
+    "ASOF",
+    "AT",
+    "BEFORE",
+    "CHANGES",
+    "CONFLICT",
+    "COPY",
+    "DESCRIBE",
+    "DETERMINISTIC",
+    "DO",
+    "EXCLUDE",
+    "EXPLAIN",
+    "GENERATED",
+    "IDENTITY",
+    "IF",
+    "ILIKE",
+    "INDEX",
+    "LATERAL",
+    "LIMIT",
+    "MATERIALIZED",
+    "MERGE",
+    "NOTHING",
+    "OFFSET",
+    "OVERLAPS",
+    "PERIOD",
+    "PORTION",
+    "QUALIFY",
+    "RECURSIVE",
+    "REGEXP",
+    "RETURNING",
+    "SAVEPOINT",
+    "SEQUENCE",
+    "SHOW",
+    "SYSTEM_TIME",
+    "TABLESAMPLE",
+    "TEMPORARY",
+    "TRUNCATE",
+    "UNNEST",
+    "VACUUM",
+    "VALID_TIME",
+    "WINDOW",
 ];
 const NUMERIC_FUNCTIONS: &[&str] = &[
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "ceiling", "cos", "cosh", "cot",
-    "degrees", "div", "exp", "factorial", "floor", "gcd", "greatest", "isnan", "iszero", "lcm", "least", "ln", "log",
-    "log10", "log2", "mod", "nanvl", "pi", "power", "radians", "random", "round", "sign", "sin", "sinh", "sqrt", "tan",
-    "tanh", "trunc",
+    "abs",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "cbrt",
+    "ceil",
+    "ceiling",
+    "cos",
+    "cosh",
+    "cot",
+    "degrees",
+    "div",
+    "exp",
+    "factorial",
+    "floor",
+    "gcd",
+    "greatest",
+    "isnan",
+    "iszero",
+    "lcm",
+    "least",
+    "ln",
+    "log",
+    "log10",
+    "log2",
+    "mod",
+    "nanvl",
+    "pi",
+    "power",
+    "radians",
+    "random",
+    "round",
+    "sign",
+    "sin",
+    "sinh",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
 ];
 const STRING_FUNCTIONS: &[&str] = &[
-    "ascii", "bit_length", "btrim", "char_length", "chr", "concat", "concat_ws", "contains", "ends_with", "initcap",
-    "left", "length", "levenshtein", "lower", "lpad", "ltrim", "md5", "octet_length", "overlay", "position",
-    "regexp_count", "regexp_like", "regexp_match", "regexp_replace", "repeat", "replace", "reverse", "right", "rpad",
-    "rtrim", "sha256", "split_part", "starts_with", "string_agg", "strpos", "substr", "substring", "to_char", "to_hex",
-    "translate", "trim", "upper",
+    "ascii",
+    "bit_length",
+    "btrim",
+    "char_length",
+    "chr",
+    "concat",
+    "concat_ws",
+    "contains",
+    "ends_with",
+    "initcap",
+    "left",
+    "length",
+    "levenshtein",
+    "lower",
+    "lpad",
+    "ltrim",
+    "md5",
+    "octet_length",
+    "overlay",
+    "position",
+    "regexp_count",
+    "regexp_like",
+    "regexp_match",
+    "regexp_replace",
+    "repeat",
+    "replace",
+    "reverse",
+    "right",
+    "rpad",
+    "rtrim",
+    "sha256",
+    "split_part",
+    "starts_with",
+    "string_agg",
+    "strpos",
+    "substr",
+    "substring",
+    "to_char",
+    "to_hex",
+    "translate",
+    "trim",
+    "upper",
 ];
-const SYSTEM_FUNCTIONS: &[&str] = &[
-    "coalesce", "current_database", "current_schema", "current_user", "nullif", "session_user", "version",
-];
+const SYSTEM_FUNCTIONS: &[&str] =
+    &["coalesce", "current_database", "current_schema", "current_user", "nullif", "session_user", "version"];
 const DATETIME_FUNCTIONS: &[&str] = &[
-    "age", "current_date", "current_time", "current_timestamp", "date_bin", "date_part", "date_trunc", "extract",
-    "from_unixtime", "make_date", "now", "to_date", "to_timestamp",
+    "age",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "extract",
+    "from_unixtime",
+    "make_date",
+    "now",
+    "to_date",
+    "to_timestamp",
 ];
 
 /// What the server reports about itself, made once.
 pub(crate) struct ServerInfo {
-    sql: SqlInfoData,
+    sql: RecordBatch,
     xdbc: XdbcTypeInfoData,
 }
 
 impl ServerInfo {
     /// `timeouts` are the statement's and the transaction's, in milliseconds, 0 for none.
     pub(crate) fn new(version: &str, timeouts: (i32, i32)) -> Result<ServerInfo> {
-        Ok(ServerInfo { sql: sql_info(version, timeouts)?, xdbc: xdbc_info()? })
+        let all = sql_info(version, timeouts)?.record_batch([]).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(ServerInfo { sql: with_java_names(&all)?, xdbc: xdbc_info()? })
     }
 
+    /// The values of some ids, or of all when none is named (SQL-INFO-2).
     pub(crate) fn sql(&self, ids: &[u32]) -> Result<RecordBatch> {
-        self.sql.record_batch(ids.iter().copied()).map_err(|error| Error::Internal(error.to_string()))
+        if ids.is_empty() {
+            return Ok(self.sql.clone());
+        }
+        let names = self.sql.column(0).as_primitive::<UInt32Type>();
+        let chosen = BooleanArray::from_unary(names, |name| ids.contains(&name));
+        Ok(filter_record_batch(&self.sql, &chosen)?)
     }
 
     pub(crate) fn xdbc(&self, data_type: Option<i32>) -> Result<RecordBatch> {
         self.xdbc.record_batch(data_type).map_err(|error| Error::Internal(error.to_string()))
     }
+}
+
+/// Renames the fields of the map inside the union from `keys` and `values`, as Arrow's builder has them, to `key` and `value`: Java
+/// finds them by name (SQL-INFO-3).
+fn with_java_names(batch: &RecordBatch) -> Result<RecordBatch> {
+    let union = batch.column(1).as_union().clone();
+    let (fields, type_ids, offsets, mut children) = union.into_parts();
+    let mut renamed: Vec<(i8, FieldRef)> = fields.iter().map(|(id, field)| (id, Arc::clone(field))).collect();
+    for (child, (_, field)) in children.iter_mut().zip(&mut renamed) {
+        let Some(map) = child.as_any().downcast_ref::<MapArray>() else { continue };
+        let (_, map_offsets, entries, nulls, ordered) = map.clone().into_parts();
+        let (entry_fields, columns, entry_nulls) = entries.into_parts();
+        let named = ["key", "value"].iter().zip(entry_fields.iter());
+        let entry_fields: Fields = named.map(|(name, field)| field.as_ref().clone().with_name(*name)).collect();
+        let entries = StructArray::try_new(entry_fields.clone(), columns, entry_nulls)?;
+        let entry = Arc::new(Field::new("entries", DataType::Struct(entry_fields), false));
+        let map = MapArray::try_new(entry, map_offsets, entries, nulls, ordered)?;
+        *field = Arc::new(field.as_ref().clone().with_data_type(map.data_type().clone()));
+        *child = Arc::new(map);
+    }
+    let union = UnionArray::try_new(renamed.into_iter().collect(), type_ids, offsets, children)?;
+    let name = batch.schema().field(0).clone();
+    let value = batch.schema().field(1).clone().with_data_type(union.data_type().clone());
+    let schema = Schema::new(vec![name, value]);
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::clone(batch.column(0)), Arc::new(union)])?)
 }
 
 /// A bit mask of enum numbers.
@@ -140,7 +300,10 @@ fn sql_info(version: &str, (statement_ms, transaction_ms): (i32, i32)) -> Result
     info.append(I::SqlProcedureTerm, "procedure");
     info.append(I::SqlCatalogTerm, "catalog");
     info.append(I::SqlCatalogAtStart, true);
-    info.append(I::SqlSchemasSupportedActions, mask(&[SqlSupportedElementActions::SqlElementInIndexDefinitions as i32]));
+    info.append(
+        I::SqlSchemasSupportedActions,
+        mask(&[SqlSupportedElementActions::SqlElementInIndexDefinitions as i32]),
+    );
     info.append(I::SqlCatalogsSupportedActions, 0_i32);
     info.append(I::SqlSupportedPositionedCommands, 0_i32);
     info.append(I::SqlSelectForUpdateSupported, false);
@@ -199,10 +362,7 @@ fn sql_info(version: &str, (statement_ms, transaction_ms): (i32, i32)) -> Result
     );
     info.append(I::SqlDataDefinitionCausesTransactionCommit, false);
     info.append(I::SqlDataDefinitionsInTransactionsIgnored, false);
-    info.append(
-        I::SqlSupportedResultSetTypes,
-        mask(&[SqlSupportedResultSetType::SqlResultSetTypeForwardOnly as i32]),
-    );
+    info.append(I::SqlSupportedResultSetTypes, mask(&[SqlSupportedResultSetType::SqlResultSetTypeForwardOnly as i32]));
     let read_only = mask(&[SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32]);
     info.append(I::SqlSupportedConcurrenciesForResultSetUnspecified, 0_i32);
     info.append(I::SqlSupportedConcurrenciesForResultSetForwardOnly, read_only);
@@ -300,8 +460,16 @@ fn xdbc_info() -> Result<XdbcTypeInfoData> {
     types.append(quoted(plain("JSON", T::XdbcUnknownType)));
     types.append(plain("BOOLEAN", T::XdbcUnknownType));
     types.append(quoted(plain("BYTEA", T::XdbcUnknownType)));
-    types.append(XdbcTypeInfo { maximum_scale: Some(38), create_params: params(&["precision", "scale"]), ..number("NUMERIC", T::XdbcNumeric, 38, 10) });
-    types.append(XdbcTypeInfo { maximum_scale: Some(38), create_params: params(&["precision", "scale"]), ..number("DECIMAL", T::XdbcDecimal, 38, 10) });
+    types.append(XdbcTypeInfo {
+        maximum_scale: Some(38),
+        create_params: params(&["precision", "scale"]),
+        ..number("NUMERIC", T::XdbcNumeric, 38, 10)
+    });
+    types.append(XdbcTypeInfo {
+        maximum_scale: Some(38),
+        create_params: params(&["precision", "scale"]),
+        ..number("DECIMAL", T::XdbcDecimal, 38, 10)
+    });
     types.append(number("INTEGER", T::XdbcInteger, 10, 10));
     types.append(number("BIGINT", T::XdbcInteger, 19, 10));
     types.append(number("SMALLINT", T::XdbcSmallint, 5, 10));
@@ -332,7 +500,7 @@ fn params(names: &[&str]) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, Int32Array, Int64Array, StringArray, UInt32Array, UnionArray};
+    use arrow::array::{Int32Array, Int64Array, StringArray, UInt32Array};
 
     use super::*;
 
@@ -379,7 +547,12 @@ mod tests {
         assert_eq!(slot, 0);
         assert_eq!(name.as_any().downcast_ref::<StringArray>().unwrap().value(0), "LatticeDB");
         assert_eq!(child(SqlInfo::SqlKeywords).0, 4);
-        assert_eq!(child(SqlInfo::SqlSupportsConvert).0, 5);
+        let (slot, convert) = child(SqlInfo::SqlSupportsConvert);
+        assert_eq!(slot, 5);
+        let convert = convert.as_map();
+        let names: Vec<&str> = convert.entries().fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["key", "value"]);
+        assert!(convert.entries().len() > 10);
     }
 
     #[test]

@@ -150,12 +150,8 @@ fn excerpt(statement: &str, position: usize) -> Option<String> {
         if target <= start + line_chars {
             let column = target - start;
             let from = column.saturating_sub(EXCERPT_CHARS / 2);
-            let shown: String = line
-                .chars()
-                .skip(from)
-                .take(EXCERPT_CHARS)
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
+            let shown: String =
+                line.chars().skip(from).take(EXCERPT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
             let cut = if from > 0 { "…" } else { "" };
             let prefix = format!("LINE {}: {cut}", number + 1);
             let indent = prefix.chars().count() + column - from;
@@ -212,9 +208,11 @@ mod tests {
     fn python(code: Code) -> &'static str {
         match code {
             Code::Ok => "",
-            Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied | Code::Unauthenticated => {
-                "`ProgrammingError`"
-            }
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated => "`ProgrammingError`",
             Code::Unimplemented => "`NotSupportedError`",
             Code::Internal | Code::ResourceExhausted => "`InternalError`",
             Code::Cancelled

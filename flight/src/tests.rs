@@ -188,17 +188,23 @@ fn unpack<M: ProstMessageExt>(body: &[u8]) -> M {
 }
 
 async fn begin(client: &mut Client) -> Bytes {
-    let answers = act(client, "BeginTransaction", ActionBeginTransactionRequest {}.as_any().encode_to_vec()).await.unwrap();
+    let answers =
+        act(client, "BeginTransaction", ActionBeginTransactionRequest {}.as_any().encode_to_vec()).await.unwrap();
     unpack::<ActionBeginTransactionResult>(&answers[0]).transaction_id
 }
 
 async fn end(client: &mut Client, transaction: &Bytes, commit: bool) -> Result<(), Status> {
-    let request = ActionEndTransactionRequest { transaction_id: transaction.clone(), action: if commit { 1 } else { 2 } };
+    let request =
+        ActionEndTransactionRequest { transaction_id: transaction.clone(), action: if commit { 1 } else { 2 } };
     act(client, "EndTransaction", request.as_any().encode_to_vec()).await.map(|_| ())
 }
 
 /// Prepares without Arrow's client, to see the whole answer.
-async fn prepare(client: &mut Client, query: &str, transaction: Option<Bytes>) -> Result<PreparedStatementResult, Status> {
+async fn prepare(
+    client: &mut Client,
+    query: &str,
+    transaction: Option<Bytes>,
+) -> Result<PreparedStatementResult, Status> {
     let request = arrow_flight::sql::ActionCreatePreparedStatementRequest {
         query: query.to_owned(),
         transaction_id: transaction,
@@ -271,7 +277,11 @@ async fn statements_and_results() {
 async fn one_schema_everywhere() {
     let server = Running::start().await;
     let mut client = server.connect().await;
-    run(&mut client, "CREATE TABLE t (id BIGINT PRIMARY KEY, s TEXT NOT NULL, d NUMERIC(10,2), at TIMESTAMPTZ, j JSON)").await;
+    run(
+        &mut client,
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, s TEXT NOT NULL, d NUMERIC(10,2), at TIMESTAMPTZ, j JSON)",
+    )
+    .await;
     run(&mut client, "INSERT INTO t VALUES (1, 'a', 1.5, now(), '{}')").await;
     for query in [
         "SELECT * FROM t",
@@ -377,7 +387,8 @@ async fn prepared_statements_and_parameters() {
 
     // Unbound parameters and wrong counts are errors that say so.
     let unbound = prepare(&mut client, "SELECT $1::int + $2::int AS n", None).await.unwrap();
-    let command = CommandPreparedStatementQuery { prepared_statement_handle: unbound.prepared_statement_handle.clone() };
+    let command =
+        CommandPreparedStatementQuery { prepared_statement_handle: unbound.prepared_statement_handle.clone() };
     let request = with_token(&client, FlightDescriptor::new_cmd(command.as_any().encode_to_vec()));
     let error = client.inner_mut().get_flight_info(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
@@ -425,7 +436,8 @@ async fn executemany_is_atomic() {
     let first = params(vec![("$1", ints(&[1, 2]))]);
     let schema = first.schema();
     let second = params(vec![("$1", ints(&[3, 1]))]);
-    let error = put(&mut client, upload(&command, vec![first.clone(), second], schema.clone()).await).await.unwrap_err();
+    let error =
+        put(&mut client, upload(&command, vec![first.clone(), second], schema.clone()).await).await.unwrap_err();
     assert_eq!((error.code(), sqlstate(&error).as_str()), (Code::AlreadyExists, "23505"));
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await, 0, "all or nothing, over batches");
     let third = params(vec![("$1", ints(&[3]))]);
@@ -443,7 +455,9 @@ async fn updates_do_not_wait_for_the_client_to_close() {
     let plain = CommandStatementUpdate { query: "INSERT INTO t VALUES (2)".to_owned(), transaction_id: None };
     let prepared = CommandPreparedStatementUpdate { prepared_statement_handle: insert.prepared_statement_handle };
     let empty = Arc::new(Schema::empty());
-    for messages in [upload(&plain, vec![], Arc::clone(&empty)).await, upload(&prepared, vec![], Arc::clone(&empty)).await] {
+    for messages in
+        [upload(&plain, vec![], Arc::clone(&empty)).await, upload(&prepared, vec![], Arc::clone(&empty)).await]
+    {
         // The sender stays open, as C++ clients leave it until they have the answer.
         let (sender, receiver) = mpsc::unbounded_channel();
         for message in messages {
@@ -606,7 +620,8 @@ async fn hostile_messages_leave_the_server_up() {
     let server = Running::start().await;
     let mut client = server.connect().await;
     let command = ingest_into("t", TableNotExistOption::Create, TableExistsOption::Append);
-    let batch = RecordBatch::try_from_iter(vec![("s", Arc::new(StringArray::from(vec!["abc"; 100])) as ArrayRef)]).unwrap();
+    let batch =
+        RecordBatch::try_from_iter(vec![("s", Arc::new(StringArray::from(vec!["abc"; 100])) as ArrayRef)]).unwrap();
     let good = upload(&command, vec![batch.clone()], batch.schema()).await;
     let mut refused = 0;
     for at in 0..good.len() {
@@ -629,7 +644,9 @@ async fn hostile_messages_leave_the_server_up() {
     assert_eq!(client.inner_mut().get_flight_info(request).await.unwrap_err().code(), Code::InvalidArgument);
     let request = with_token(&client, Ticket { ticket: Bytes::from_static(b"\xde\xad") });
     assert_eq!(client.inner_mut().do_get(request).await.unwrap_err().code(), Code::InvalidArgument);
-    for action in ["CreatePreparedStatement", "BeginSavepoint", "CancelFlightInfo", "RenewFlightEndpoint", "SetSessionOptions"] {
+    for action in
+        ["CreatePreparedStatement", "BeginSavepoint", "CancelFlightInfo", "RenewFlightEndpoint", "SetSessionOptions"]
+    {
         let error = act(&mut client, action, vec![0xff, 0xff, 0xff]).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{action}: {error:?}");
     }
@@ -648,9 +665,15 @@ async fn metadata_is_complete() {
 
     let info = client.get_catalogs().await.unwrap();
     assert_eq!(texts(&fetch(&mut client, &info).await.unwrap(), "catalog_name"), ["lattice"]);
-    let info = client.get_db_schemas(CommandGetDbSchemas { catalog: None, db_schema_filter_pattern: Some("pub%".into()) }).await.unwrap();
+    let info = client
+        .get_db_schemas(CommandGetDbSchemas { catalog: None, db_schema_filter_pattern: Some("pub%".into()) })
+        .await
+        .unwrap();
     assert_eq!(texts(&fetch(&mut client, &info).await.unwrap(), "db_schema_name"), ["public"]);
-    let info = client.get_db_schemas(CommandGetDbSchemas { catalog: Some(String::new()), db_schema_filter_pattern: None }).await.unwrap();
+    let info = client
+        .get_db_schemas(CommandGetDbSchemas { catalog: Some(String::new()), db_schema_filter_pattern: None })
+        .await
+        .unwrap();
     assert_eq!(fetch(&mut client, &info).await.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     let info = client.get_table_types().await.unwrap();
     assert!(texts(&fetch(&mut client, &info).await.unwrap(), "table_type").contains(&"VIEW".to_owned()));
@@ -708,7 +731,9 @@ async fn metadata_is_complete() {
         client.inner_mut().list_flights(request).await.unwrap().into_inner().try_collect().await.unwrap();
     let child = flights
         .iter()
-        .find(|flight| flight.flight_descriptor.as_ref().is_some_and(|of| of.path.last().is_some_and(|name| name == "child")))
+        .find(|flight| {
+            flight.flight_descriptor.as_ref().is_some_and(|of| of.path.last().is_some_and(|name| name == "child"))
+        })
         .unwrap();
     run(&mut client, "INSERT INTO parent VALUES (1, 'x')").await;
     run(&mut client, "INSERT INTO child (id, a, b) VALUES (7, 1, 'x')").await;
@@ -1116,7 +1141,8 @@ async fn large_results_come_in_messages_of_a_few_megabytes() {
         .await
         .unwrap();
     let request = with_token(&client, info.endpoint[0].ticket.clone().unwrap());
-    let messages: Vec<FlightData> = client.inner_mut().do_get(request).await.unwrap().into_inner().try_collect().await.unwrap();
+    let messages: Vec<FlightData> =
+        client.inner_mut().do_get(request).await.unwrap().into_inner().try_collect().await.unwrap();
     let largest = messages.iter().map(|message| message.data_body.len()).max().unwrap();
     assert!(largest < 4 << 20, "{largest}");
     let total: usize = messages.iter().map(|message| message.data_body.len()).sum();
@@ -1132,6 +1158,109 @@ async fn too_many_sessions_are_refused() {
     let mut two = server.connect().await;
     let refused = two.handshake("bob", "b").await.unwrap_err().to_string();
     assert!(refused.contains("53300"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_messages_are_refused() {
+    let mut options = FlightOptions::default();
+    options.limits.message_bytes_max = 1 << 20;
+    let server = Running::with(options).await;
+    let mut client = server.connect().await;
+    let batch = RecordBatch::try_from_iter(vec![("n", ints(&vec![7; 500_000]))]).unwrap();
+    let command = ingest_into("t", TableNotExistOption::Create, TableExistsOption::Append);
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let messages: Vec<FlightData> = FlightDataEncoderBuilder::new()
+        .with_max_flight_data_size(usize::MAX)
+        .with_flight_descriptor(Some(descriptor))
+        .build(futures::stream::iter([Ok(batch)]))
+        .try_collect()
+        .await
+        .unwrap();
+    let error = put(&mut client, messages).await.unwrap_err();
+    assert_eq!((error.code(), sqlstate(&error).as_str()), (Code::ResourceExhausted, "54000"), "{error:?}");
+    assert_eq!(number(&mut client, "SELECT 1").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_requests_at_once_share_a_session() {
+    let server = Running::start().await;
+    let client = server.connect().await;
+    let requests = (0..20).map(|_| {
+        let mut client = client.inner().clone();
+        async move { client.get_flight_info(statement("SELECT 1 AS one")).await.map(|_| ()) }
+    });
+    for done in futures::future::join_all(requests).await {
+        done.unwrap();
+    }
+    assert_eq!(server.service.metrics().sessions, 1);
+}
+
+/// Runs openssl in a folder.
+fn openssl(folder: &std::path::Path, arguments: &[&str]) {
+    let done = std::process::Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_both_ends() {
+    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+    if std::process::Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("not run: openssl, which makes the certificates, is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let authority = ["req", "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority"];
+    openssl(folder.path(), &[&authority[..], &new_key].concat());
+    for name in ["server", "client"] {
+        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        let subject = format!("/CN={name}");
+        let ask =
+            ["req", "-keyout", &key, "-out", &request, "-subj", &subject, "-addext", "subjectAltName=DNS:localhost"];
+        openssl(folder.path(), &[&ask[..], &new_key].concat());
+        let sign =
+            ["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-out", &certificate, "-days", "2"];
+        openssl(folder.path(), &[&sign[..], &["-CAcreateserial", "-copy_extensions", "copy"]].concat());
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let tls = crate::TlsOptions {
+        certificate: read("server.pem"),
+        key: read("server.key"),
+        client_ca: Some(read("ca.pem")),
+        client_optional: false,
+    };
+    let server = Running::with(FlightOptions { tls: Some(tls), ..FlightOptions::default() }).await;
+    let connect = async |identity: bool| {
+        let mut tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ca.pem"))).domain_name("localhost");
+        if identity {
+            tls = tls.identity(Identity::from_pem(read("client.pem"), read("client.key")));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{}", server.address)).unwrap().tls_config(tls).unwrap();
+        let mut client = FlightSqlServiceClient::new(endpoint.connect().await.map_err(|error| error.to_string())?);
+        rows(&mut client, "SELECT 1 AS one").await.map_err(|error| error.to_string())
+    };
+    assert_eq!(connect(true).await.unwrap()[0].num_rows(), 1);
+    assert!(connect(false).await.is_err(), "a client without a certificate is refused");
+    let plain = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await;
+    if let Ok(channel) = plain {
+        let mut client = FlightSqlServiceClient::new(channel);
+        assert!(client.execute("SELECT 1".to_owned(), None).await.is_err());
+    }
+    let broken = crate::TlsOptions {
+        certificate: "nonsense".to_owned(),
+        key: "nonsense".to_owned(),
+        client_ca: None,
+        client_optional: false,
+    };
+    let options = FlightOptions {
+        tls: Some(broken),
+        listeners: vec![Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
+        ..FlightOptions::default()
+    };
+    let refused = Server::bind(options, server.engine.clone()).await.unwrap_err();
+    assert!(matches!(refused, crate::Error::Tls(_)), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

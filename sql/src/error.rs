@@ -226,17 +226,17 @@ pub(crate) fn too_complex() -> Error {
 }
 
 /// "column … does not exist", with the nearest of the names that do exist as a hint.
-pub fn undefined_column<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
+pub(crate) fn undefined_column<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     missing(SqlState::UNDEFINED_COLUMN, "column", name, candidates)
 }
 
 /// "table … does not exist", with the nearest of the names that do exist as a hint.
-pub fn undefined_table<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
+pub(crate) fn undefined_table<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     missing(SqlState::UNDEFINED_TABLE, "table", name, candidates)
 }
 
 /// "function … does not exist", with the nearest of the names that do exist as a hint.
-pub fn undefined_function<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
+pub(crate) fn undefined_function<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     missing(SqlState::UNDEFINED_FUNCTION, "function", name, candidates)
 }
 
@@ -253,7 +253,7 @@ fn missing<'a>(state: SqlState, what: &str, name: &str, candidates: impl IntoIte
 }
 
 /// The candidate that a typing mistake may have meant: equal but for case, or within a third of its length in edits.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.rsplit('.').next().unwrap_or(name).to_lowercase();
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
@@ -293,7 +293,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// The kind that a code implies: exact codes first, then the class (the first two characters).
-pub fn kind_of(state: SqlState) -> ErrorKind {
+pub(crate) fn kind_of(state: SqlState) -> ErrorKind {
     match state {
         SqlState::UNDEFINED_TABLE
         | SqlState::UNDEFINED_COLUMN

@@ -40,25 +40,25 @@ use base::SqlState;
 use datafusion::logical_expr::planner::TypePlanner;
 use sqlparser::ast::{self, ArrayElemTypeDef, CharacterLength, ExactNumberInfo, TimezoneInfo};
 
-pub use coerce::{Coercion, Operators};
+pub(crate) use coerce::{Coercion, Operators};
 
 use crate::error::{Error, Result};
 
 /// Metadata key of Arrow's extension types.
-pub const EXTENSION: &str = "ARROW:extension:name";
+pub(crate) const EXTENSION: &str = "ARROW:extension:name";
 /// Metadata key for the name of a type that shares its Arrow type and extension with another.
-pub const TYPE: &str = "lattice.type";
+pub(crate) const TYPE: &str = "lattice.type";
 /// Metadata key for the longest text allowed, in characters.
-pub const LENGTH: &str = "lattice.length";
+pub(crate) const LENGTH: &str = "lattice.length";
 
 /// The scale of `numeric` without precision.
-pub const NUMERIC_SCALE: i8 = 10;
+pub(crate) const NUMERIC_SCALE: i8 = 10;
 /// The largest precision of `numeric`.
-pub const NUMERIC_PRECISION: u8 = 38;
+pub(crate) const NUMERIC_PRECISION: u8 = 38;
 
 /// A SQL type with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum TypeSpec {
+pub(crate) enum TypeSpec {
     /// `boolean`.
     Boolean,
     /// `smallint`.
@@ -113,7 +113,7 @@ pub(crate) fn utc() -> Arc<str> {
 
 impl TypeSpec {
     /// `numeric(precision, scale)`, checked.
-    pub fn numeric(precision: u64, scale: i64) -> Result<TypeSpec> {
+    pub(crate) fn numeric(precision: u64, scale: i64) -> Result<TypeSpec> {
         let bad = |message: String| Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, message));
         match (u8::try_from(precision), i8::try_from(scale)) {
             (Ok(precision @ 1..=NUMERIC_PRECISION), Ok(scale)) if scale >= 0 && scale.unsigned_abs() <= precision => {
@@ -125,7 +125,7 @@ impl TypeSpec {
     }
 
     /// The type of a definition or cast.
-    pub fn from_sql(sql: &ast::DataType) -> Result<TypeSpec> {
+    pub(crate) fn from_sql(sql: &ast::DataType) -> Result<TypeSpec> {
         use ast::DataType as T;
         let spec = match sql {
             T::Bool | T::Boolean => TypeSpec::Boolean,
@@ -225,7 +225,7 @@ impl TypeSpec {
     }
 
     /// Reads a name as [`TypeSpec::name`] and [`TypeSpec::display`] print it.
-    pub fn parse(text: &str) -> Result<TypeSpec> {
+    pub(crate) fn parse(text: &str) -> Result<TypeSpec> {
         let text = text.trim();
         if let Some(item) = text.strip_suffix("[]") {
             return Ok(TypeSpec::Array(Box::new(TypeSpec::parse(item)?)));
@@ -248,7 +248,7 @@ impl TypeSpec {
     }
 
     /// The type that a field of ours, or of a client, has.
-    pub fn from_field(field: &Field) -> Result<TypeSpec> {
+    pub(crate) fn from_field(field: &Field) -> Result<TypeSpec> {
         let metadata = |key: &str| field.metadata().get(key).map(String::as_str);
         match (metadata(EXTENSION), field.data_type()) {
             (Some("arrow.uuid"), DataType::FixedSizeBinary(16)) => return Ok(TypeSpec::Uuid),
@@ -269,7 +269,7 @@ impl TypeSpec {
     }
 
     /// The type nearest to an Arrow type: what a client's batch becomes when it creates a table.
-    pub fn from_arrow(data_type: &DataType) -> Result<TypeSpec> {
+    pub(crate) fn from_arrow(data_type: &DataType) -> Result<TypeSpec> {
         Ok(match data_type {
             DataType::Null | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => TypeSpec::Text,
             DataType::Boolean => TypeSpec::Boolean,
@@ -301,7 +301,7 @@ impl TypeSpec {
     }
 
     /// The Arrow type of its values.
-    pub fn data_type(&self) -> DataType {
+    pub(crate) fn data_type(&self) -> DataType {
         match self {
             TypeSpec::Boolean => DataType::Boolean,
             TypeSpec::SmallInt => DataType::Int16,
@@ -336,17 +336,17 @@ impl TypeSpec {
     }
 
     /// A field of this type, with its metadata.
-    pub fn field(&self, name: &str, nullable: bool) -> Field {
+    pub(crate) fn field(&self, name: &str, nullable: bool) -> Field {
         Field::new(name, self.data_type(), nullable).with_metadata(self.metadata())
     }
 
     /// A nullable field of this type, as casts and parameters want it.
-    pub fn field_ref(&self, name: &str) -> FieldRef {
+    pub(crate) fn field_ref(&self, name: &str) -> FieldRef {
         Arc::new(self.field(name, true))
     }
 
     /// The longest text allowed, in characters.
-    pub fn length(&self) -> Option<usize> {
+    pub(crate) fn length(&self) -> Option<usize> {
         match self {
             TypeSpec::Varchar(Some(length)) | TypeSpec::Char(length) => usize::try_from(*length).ok(),
             _ => None,
@@ -354,7 +354,7 @@ impl TypeSpec {
     }
 
     /// The short name, as the catalog keeps it: `integer`, `numeric(15,2)`, `varchar(10)`, `timestamptz`, `text[]`.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             TypeSpec::Varchar(None) => "varchar".to_owned(),
             TypeSpec::Varchar(Some(length)) => format!("varchar({length})"),
@@ -368,7 +368,7 @@ impl TypeSpec {
     }
 
     /// The name as PostgreSQL displays it: `character varying(10)`, `timestamp with time zone`.
-    pub fn display(&self) -> String {
+    pub(crate) fn display(&self) -> String {
         match self {
             TypeSpec::Boolean => "boolean".to_owned(),
             TypeSpec::SmallInt => "smallint".to_owned(),
@@ -395,7 +395,7 @@ impl TypeSpec {
     }
 
     /// The name without parameters, as `pg_typeof` says it.
-    pub fn base_name(&self) -> String {
+    pub(crate) fn base_name(&self) -> String {
         match self {
             TypeSpec::Numeric { .. } => "numeric".to_owned(),
             TypeSpec::Varchar(_) => "character varying".to_owned(),
@@ -406,7 +406,7 @@ impl TypeSpec {
     }
 
     /// Digits or characters, and digits after the point, as JDBC and the information schema ask for them.
-    pub fn precision(&self) -> (Option<i32>, Option<i32>) {
+    pub(crate) fn precision(&self) -> (Option<i32>, Option<i32>) {
         match self {
             TypeSpec::SmallInt => (Some(5), Some(0)),
             TypeSpec::Integer => (Some(10), Some(0)),
@@ -420,12 +420,12 @@ impl TypeSpec {
     }
 
     /// Whether it is `json` or `jsonb`.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         matches!(self, TypeSpec::Json | TypeSpec::Jsonb)
     }
 
     /// Whether it is a text.
-    pub fn is_text(&self) -> bool {
+    pub(crate) fn is_text(&self) -> bool {
         matches!(self, TypeSpec::Text | TypeSpec::Varchar(_) | TypeSpec::Char(_))
     }
 }
@@ -480,7 +480,7 @@ impl TypePlanner for Types {
 }
 
 /// The planner for type names.
-pub fn type_planner() -> Arc<dyn TypePlanner> {
+pub(crate) fn type_planner() -> Arc<dyn TypePlanner> {
     Arc::new(Types)
 }
 

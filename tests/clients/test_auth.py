@@ -94,10 +94,11 @@ def test_tls(start, certificate):
         with server.connect(database=credentials("admin", "p")) as connection:
             value(connection, "SELECT 1")
     with pytest.raises(adbc_driver_manager.Error):
-        with flightsql.connect(server.uri.replace("transport=tls", "transport=tcp")) as connection:
+        with flightsql.connect(server.uri.replace("transport=tls", "transport=tcp"), autocommit=True) as connection:
             value(connection, "SELECT 1")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stopping_server_finishes_what_runs(start):
     server = start()
     connection = server.connect()

@@ -924,7 +924,11 @@ mod tests {
             disk.crash(seed);
             let bytes = read_file(&disk, Path::new("/f")).unwrap();
             assert_eq!(bytes[..8192], [1; 8192]);
-            if bytes[8192..] == [2; 8192] { kept += 1 } else { lost += 1 }
+            if bytes[8192..] == [2; 8192] {
+                kept += 1
+            } else {
+                lost += 1
+            }
             assert!(file.write_at(b"x", 0).is_err(), "handles die with their machine");
         }
         assert!(lost > 20 && kept > 5, "lost {lost}, kept {kept}");

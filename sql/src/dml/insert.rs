@@ -11,7 +11,7 @@ use futures::StreamExt;
 use sqlparser::ast;
 
 use super::conflict::Conflict;
-use super::{Returning, TableWriter, Target, Written, assignable, cast, check_assignable, default_of, hint, run_plan, type_of, visible};
+use super::{Conversion, Returning, TableWriter, Target, Written, assignable, check_assignable, default_of, hint, run_plan, visible};
 use crate::catalog::TableEntry;
 use crate::parse::statement as st;
 use crate::plan::{Binder, Overrides, Scope, identifier, qualified, select, table_factor};
@@ -92,7 +92,7 @@ fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>
         return Err(Error::syntax("VALUES lists must all be the same length"));
     }
     let places = given(table, insert, Some(width))?;
-    let types = table.visible.iter().map(|&at| type_of(table.types[at].assigned_name())).collect::<Result<Vec<_>>>()?;
+    let conversions = table.visible.iter().map(|&at| Conversion::of(&table.types[at])).collect::<Result<Vec<_>>>()?;
     let defaults = table.visible.iter().map(|&at| default_of(&table.def.columns[at])).collect::<Result<Vec<_>>>()?;
     let mut typed = Vec::with_capacity(rows.len());
     for row in rows {
@@ -105,7 +105,7 @@ fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>
             hint(known, cell, &table.types[at].field_ref(table.arrow.field(place).name()));
             cells[place] = cell.clone();
         }
-        let cells = cells.into_iter().zip(&types).map(|(cell, data_type)| cast(cell, data_type.clone())).collect::<Result<Vec<_>>>()?;
+        let cells = cells.into_iter().zip(&conversions).map(|(cell, conversion)| conversion.apply(cell)).collect::<Result<Vec<_>>>()?;
         typed.push(cells);
     }
     let mut query = crate::plan::parse_query("VALUES (1)")?;

@@ -78,7 +78,9 @@ impl Target {
             ast::TableFactor::Table { name, alias, version: None, args: None, .. } => {
                 Self::named(scope, name, alias.as_ref().map(|alias| alias.name.clone()))
             }
-            ast::TableFactor::Table { version: Some(version), .. } => Err(Error::unsupported(format!("changing the past ({version})"))),
+            ast::TableFactor::Table { version: Some(_), .. } => {
+                Err(Error::unsupported(crate::parse::TableModifiers::of(factor)?.beyond_as_of().unwrap_or("changing the past")))
+            }
             other => Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("{other} cannot be changed"))),
         }
     }
@@ -227,20 +229,52 @@ pub(super) fn default_of(column: &crate::catalog::Column) -> Result<ast::Expr> {
     }
 }
 
-/// The syntax tree of a column's type.
-pub(super) fn type_of(sql_type: &str) -> Result<ast::DataType> {
-    match crate::plan::parse_expr(&format!("CAST(NULL AS {sql_type})"))? {
-        ast::Expr::Cast { data_type, .. } => Ok(data_type),
-        _ => Err(Error::internal(format!("type {sql_type} does not read back"))),
+/// What makes a value one of a column's type, inside a syntax tree.
+#[derive(Clone, Debug)]
+pub(super) enum Conversion {
+    /// `CAST(… AS type)`; a literal text is read by a function if there is one, in PostgreSQL's forms and with its errors.
+    Cast(ast::DataType, Option<&'static str>),
+    /// JSON is checked, and brought into form, by functions.
+    Call(&'static str),
+}
+
+impl Conversion {
+    pub(super) fn of(sql_type: &crate::catalog::SqlType) -> Result<Self> {
+        let reader = match sql_type.name() {
+            "json" => return Ok(Conversion::Call("json_in")),
+            "jsonb" => return Ok(Conversion::Call("jsonb_in")),
+            "date" => Some("date_in"),
+            "time" => Some("time_in"),
+            "timestamp" => Some("timestamp_in"),
+            "timestamptz" => Some("timestamptz_in"),
+            "interval" => Some("interval_in"),
+            _ => None,
+        };
+        let dialect = sqlparser::dialect::PostgreSqlDialect {};
+        let data_type = sqlparser::parser::Parser::new(&dialect).try_with_sql(sql_type.assigned_name())?.parse_data_type()?;
+        Ok(Conversion::Cast(data_type, reader))
+    }
+
+    pub(super) fn apply(&self, expr: ast::Expr) -> Result<ast::Expr> {
+        let text = matches!(&expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::SingleQuotedString(_)));
+        match self {
+            Conversion::Call(name) | Conversion::Cast(_, Some(name)) if text => call(name, expr),
+            Conversion::Call(name) => call(name, expr),
+            Conversion::Cast(data_type, _) => {
+                Ok(ast::Expr::Cast { kind: ast::CastKind::Cast, array: false, expr: Box::new(expr), data_type: data_type.clone(), format: None })
+            }
+        }
     }
 }
 
-/// `CAST(expr AS type)`.
-pub(super) fn cast(expr: ast::Expr, data_type: ast::DataType) -> Result<ast::Expr> {
-    match crate::plan::parse_expr("CAST(NULL AS integer)")? {
-        ast::Expr::Cast { kind, array, format, .. } => Ok(ast::Expr::Cast { kind, array, expr: Box::new(expr), data_type, format }),
-        _ => Err(Error::internal("CAST does not parse")),
+fn call(name: &str, argument: ast::Expr) -> Result<ast::Expr> {
+    let mut call = crate::plan::parse_expr(&format!("{name}(NULL)"))?;
+    if let ast::Expr::Function(function) = &mut call {
+        if let ast::FunctionArguments::List(list) = &mut function.args {
+            list.args = vec![ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument))];
+        }
     }
+    Ok(call)
 }
 
 /// Fails when a value's type may not be assigned to a column without a cast, as PostgreSQL has it. Texts may: a literal has no

@@ -7,7 +7,16 @@ use chrono_tz::Tz;
 
 use crate::error::{Error, Result};
 
+/// Refuses a text. One that has the form of a date or a time, with numbers that no calendar or clock has, is out of range.
 fn wrong(kind: &str, text: &str) -> Error {
+    let first = text.trim().split([' ', 'T']).next().unwrap_or_default();
+    let numbers = |separator: char| {
+        let fields: Vec<&str> = first.split(separator).collect();
+        fields.len() == 3 && fields.iter().all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if numbers('-') || numbers(':') {
+        return Error::state(SqlState::DATETIME_OVERFLOW, format!("date/time field value out of range: \"{text}\""));
+    }
     Error::state(SqlState::INVALID_DATETIME, format!("invalid input syntax for type {kind}: \"{text}\""))
 }
 

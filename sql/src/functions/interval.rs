@@ -61,14 +61,6 @@ impl Interval {
         })
     }
 
-    pub(crate) fn add(self, other: Interval) -> Result<Interval> {
-        Ok(Interval {
-            months: self.months.checked_add(other.months).ok_or_else(out_of_range)?,
-            days: self.days.checked_add(other.days).ok_or_else(out_of_range)?,
-            nanos: self.nanos.checked_add(other.nanos).ok_or_else(out_of_range)?,
-        })
-    }
-
     /// Times a factor: fractions of months become days, fractions of days become time.
     pub(crate) fn multiply(self, factor: f64) -> Result<Interval> {
         let whole = |value: f64| {

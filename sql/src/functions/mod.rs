@@ -28,7 +28,7 @@ use crate::types::{Coercion, Operators};
 use call::Function;
 
 /// Every scalar function, ours before DataFusion's of the same name.
-pub fn scalars() -> Vec<ScalarUDF> {
+pub(crate) fn scalars() -> Vec<ScalarUDF> {
     let mut all: Vec<ScalarUDF> = convert::ALL
         .iter()
         .chain(json::ALL.iter())
@@ -52,7 +52,7 @@ pub(crate) fn plain_interval(text: &str) -> crate::error::Result<String> {
 }
 
 /// Adds functions, operators and conversions to the state that every statement starts from.
-pub fn register(state: &mut SessionState) -> DataFusionResult<()> {
+pub(crate) fn register(state: &mut SessionState) -> DataFusionResult<()> {
     for function in scalars() {
         state.register_udf(Arc::new(function))?;
     }

@@ -115,7 +115,8 @@ fn values_are_cast() {
         ("'x'::uuid", SqlState::INVALID_TEXT_REPRESENTATION),
         ("'x'::int", SqlState::INVALID_TEXT_REPRESENTATION),
         ("'{'::json", SqlState::INVALID_TEXT_REPRESENTATION),
-        ("'2024-13-01'::date", SqlState::INVALID_DATETIME),
+        ("'2024-13-01'::date", SqlState::DATETIME_OVERFLOW),
+        ("'tomorrowish'::date", SqlState::INVALID_DATETIME),
         ("70000::smallint", SqlState::NUMERIC_VALUE_OUT_OF_RANGE),
         ("1e30::float8::bigint", SqlState::NUMERIC_VALUE_OUT_OF_RANGE),
         ("'{1,x}'::int[]", SqlState::INVALID_TEXT_REPRESENTATION),
@@ -382,4 +383,27 @@ fn names_do_not_repeat() {
     let corpus = include_str!("README.md");
     let missing: Vec<&String> = names.iter().filter(|name| !corpus.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "README.md does not list {missing:?}");
+}
+
+#[test]
+fn generated_names_do_not_disturb() {
+    check(&[
+        ("DISTINCT lower(x) FROM (VALUES ('B'), ('a'), ('b')) t(x) ORDER BY lower(x)", "a;b"),
+        ("DISTINCT x + 1 FROM (VALUES (2), (1), (2)) t(x) ORDER BY 1", "2;3"),
+        ("lower(x), count(*) FROM (VALUES ('B'), ('a'), ('b')) t(x) GROUP BY lower(x) HAVING count(*) > 1 ORDER BY count(*), lower(x)", "b|2"),
+        ("x + 1, x + 1 FROM (VALUES (1), (2)) t(x) GROUP BY x + 1 ORDER BY x + 1 DESC", "3|3;2|2"),
+        ("x::text FROM (VALUES (2), (10)) t(x) ORDER BY x", "10;2"),
+        ("x::text FROM (VALUES (2), (10)) t(x) GROUP BY x ORDER BY 1", "10;2"),
+        ("abs(x) FROM (VALUES (1), (-2)) t(x) ORDER BY x", "2;1"),
+        ("abs(x) FROM (VALUES (1), (-2)) t(x) ORDER BY abs(x) DESC", "2;1"),
+        ("sum(x) FROM (VALUES (1), (2)) t(x) ORDER BY sum(x)", "3"),
+        ("sum(x) OVER (ORDER BY x), sum(x) OVER () FROM (VALUES (1), (2)) t(x) ORDER BY 1", "1|3;3|3"),
+        ("rank() OVER (ORDER BY sum(x)), sum(x) FROM (VALUES (1), (2)) t(x) GROUP BY x ORDER BY 1", "1|1;2|2"),
+        ("*, count(*) OVER () FROM (VALUES (7)) t(count)", "7|1"),
+        ("row_number FROM (SELECT *, row_number() OVER (ORDER BY x) FROM (VALUES (5), (6)) t(x)) s WHERE row_number = 2", "2"),
+        ("count FROM (SELECT count(*) FROM (VALUES (1)) t(x)) s", "1"),
+        ("'a' UNION ALL SELECT 'b' ORDER BY 1", "a;b"),
+        ("a.x, b.x FROM (VALUES (1)) a(x), (VALUES (2)) b(x)", "1|2"),
+        ("(SELECT max(x) FROM (VALUES (1), (3)) t(x)), EXISTS (SELECT 1), 1 IN (SELECT 1), 2 = ANY (ARRAY[1, 2])", "3|true|true|true"),
+    ]);
 }

@@ -20,7 +20,7 @@ pub(crate) mod dialect;
 pub(crate) mod grammar;
 pub(crate) mod rewrite;
 pub(crate) mod source;
-pub mod statement;
+pub(crate) mod statement;
 pub(crate) mod strict;
 mod modifiers;
 #[cfg(test)]
@@ -28,15 +28,16 @@ mod tests;
 
 use std::sync::Arc;
 
-use sqlparser::ast::{Expr, Ident, ObjectName, Query};
+use sqlparser::ast::{Expr, Ident, ObjectName};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-pub use rewrite::shown_name;
-pub use modifiers::{Bound, Period, TableModifiers, TimeRange};
-pub use sqlparser;
-pub use statement::{Statement, StatementAst};
+pub(crate) use rewrite::MARK;
+pub(crate) use rewrite::shown_name;
+pub(crate) use modifiers::{TableModifiers, TimeRange};
+pub(crate) use sqlparser;
+pub(crate) use statement::{Statement, StatementAst};
 
 use crate::error::{Error, Result, too_complex};
 use desugar::{Misplaced, desugar};
@@ -57,13 +58,13 @@ const SET_OPERATORS: usize = 20_000;
 
 /// How a script is read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ParseOptions {
+pub(crate) struct ParseOptions {
     /// `?` is a parameter: the n-th becomes `$n` (as JDBC and ODBC write them; `??` is then the operator `?`).
-    pub question_marks: bool,
+    pub(crate) question_marks: bool,
 }
 
 /// Reads a script of statements separated by semicolons. Empty statements are skipped, so the result may be empty.
-pub fn parse_script(text: &str, options: ParseOptions) -> Result<Vec<Statement>> {
+pub(crate) fn parse_script(text: &str, options: ParseOptions) -> Result<Vec<Statement>> {
     let mut locator = Locator::new(text);
     let tokens = tokenize(text, options, &mut locator)?;
     let mut statements = Vec::new();
@@ -76,7 +77,7 @@ pub fn parse_script(text: &str, options: ParseOptions) -> Result<Vec<Statement>>
 }
 
 /// Reads exactly one statement.
-pub fn parse_one(text: &str, options: ParseOptions) -> Result<Statement> {
+pub(crate) fn parse_one(text: &str, options: ParseOptions) -> Result<Statement> {
     let mut statements = parse_script(text, options)?;
     match statements.len() {
         1 => Ok(statements.remove(0)),
@@ -85,16 +86,8 @@ pub fn parse_one(text: &str, options: ParseOptions) -> Result<Statement> {
     }
 }
 
-/// Reads one query, as the catalog keeps views.
-pub fn parse_query(text: &str) -> Result<Query> {
-    match parse_one(text, ParseOptions::default())?.kind {
-        StatementAst::Query(query) => Ok(*query),
-        other => Err(Error::syntax(format!("syntax error: expected a query, found {}", other.name()))),
-    }
-}
-
 /// Reads one expression, as the catalog keeps defaults, checks and policies.
-pub fn parse_expr(text: &str) -> Result<Expr> {
+pub(crate) fn parse_expr(text: &str) -> Result<Expr> {
     let mut locator = Locator::new(text);
     let tokens = tokenize(text, ParseOptions::default(), &mut locator)?;
     let dialect = LatticeDialect::for_tokens(tokens.len());
@@ -285,12 +278,12 @@ impl desugar::Notes {
 }
 
 /// An identifier as PostgreSQL folds it: quoted as written, else in lower case.
-pub fn fold(ident: &Ident) -> String {
+pub(crate) fn fold(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 /// The parts of a name, folded.
-pub fn name_parts(name: &ObjectName) -> Vec<String> {
+pub(crate) fn name_parts(name: &ObjectName) -> Vec<String> {
     name.0.iter().map(|part| part.as_ident().map_or_else(|| part.to_string(), fold)).collect()
 }
 
@@ -320,6 +313,6 @@ pub(crate) fn check_names(name: &ObjectName) -> Result<()> {
 }
 
 /// Whether an expression is the word `DEFAULT`.
-pub fn is_default(expr: &Expr) -> bool {
+pub(crate) fn is_default(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
 }

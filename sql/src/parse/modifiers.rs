@@ -7,24 +7,24 @@ use crate::error::{Error, Result};
 
 /// What was written between a table's name and its alias.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TableModifiers {
+pub(crate) struct TableModifiers {
     /// `FOR SYSTEM_TIME …`: `None` reads the newest version.
-    pub system: Option<TimeRange>,
+    pub(crate) system: Option<TimeRange>,
     /// `FOR VALID_TIME …`: `None` reads what is valid now.
-    pub valid: Option<TimeRange>,
+    pub(crate) valid: Option<TimeRange>,
     /// `VERSION AS OF n`.
-    pub version: Option<Expr>,
+    pub(crate) version: Option<Expr>,
     /// `FOR PORTION OF VALID_TIME`, `VALID PERIOD`.
-    pub portion: Option<Period>,
+    pub(crate) portion: Option<Period>,
     /// `JOIN ANN`.
-    pub ann: bool,
+    pub(crate) ann: bool,
     /// `STREAM OF`.
-    pub stream: bool,
+    pub(crate) stream: bool,
 }
 
 /// Which versions of one time dimension are read.
 #[derive(Clone, Debug, PartialEq)]
-pub enum TimeRange {
+pub(crate) enum TimeRange {
     /// `AS OF e`: those current at a moment.
     AsOf(Expr),
     /// `FROM a TO b` (the end excluded) or `BETWEEN a AND b` (included): those current at some moment in between.
@@ -35,25 +35,25 @@ pub enum TimeRange {
 
 /// A period between two moments.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Period {
+pub(crate) struct Period {
     /// Where it starts.
-    pub from: Bound,
+    pub(crate) from: Bound,
     /// Where it ends.
-    pub to: Bound,
+    pub(crate) to: Bound,
 }
 
 /// One end of a period.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// The moment.
-    pub at: Expr,
+    pub(crate) at: Expr,
     /// Whether the moment itself belongs to the period.
-    pub inclusive: bool,
+    pub(crate) inclusive: bool,
 }
 
 impl TableModifiers {
     /// The modifiers of a table factor; the default for a factor without.
-    pub fn of(factor: &TableFactor) -> Result<TableModifiers> {
+    pub(crate) fn of(factor: &TableFactor) -> Result<TableModifiers> {
         match factor {
             TableFactor::Table { version: Some(version), .. } => TableModifiers::from_version(version),
             _ => Ok(TableModifiers::default()),
@@ -61,7 +61,7 @@ impl TableModifiers {
     }
 
     /// Reads the carrier.
-    pub fn from_version(version: &TableVersion) -> Result<TableModifiers> {
+    pub(crate) fn from_version(version: &TableVersion) -> Result<TableModifiers> {
         let function = match version {
             TableVersion::Function(Expr::Function(function)) if name_parts(&function.name) == ["at"] => function,
             TableVersion::ForSystemTimeAsOf(at) | TableVersion::TimestampAsOf(at) => {
@@ -132,13 +132,8 @@ impl TableModifiers {
         Ok(modifiers)
     }
 
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        *self == TableModifiers::default()
-    }
-
     /// The words for the first modifier other than `FOR SYSTEM_TIME AS OF`, for an executor that knows only that one.
-    pub fn beyond_as_of(&self) -> Option<&'static str> {
+    pub(crate) fn beyond_as_of(&self) -> Option<&'static str> {
         let TableModifiers { system, valid, version, portion, ann, stream } = self;
         match (system, valid) {
             (Some(TimeRange::Period(_)), _) => return Some("a period of SYSTEM_TIME"),

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 
 /// Rewrites a tree in place.
 pub(crate) fn rewrite<T: VisitMut>(tree: &mut T) -> Result<()> {
-    match tree.visit(&mut Rewriter) {
+    match tree.visit(&mut Rewriter { depth: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
@@ -79,7 +79,10 @@ pub(crate) fn empty_query() -> Query {
     }
 }
 
-struct Rewriter;
+struct Rewriter {
+    /// How many queries surround what is visited.
+    depth: usize,
+}
 
 type Flow = ControlFlow<Box<Error>>;
 
@@ -88,6 +91,7 @@ impl VisitorMut for Rewriter {
 
     // Chains are balanced on the way down, so that the traversal itself never goes deep.
     fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
+        self.depth += 1;
         balance_set_operations(&mut query.body);
         ControlFlow::Continue(())
     }
@@ -98,6 +102,7 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> Flow {
+        self.depth -= 1;
         fetch_to_limit(query);
         align_rows(&mut query.body);
         ControlFlow::Continue(())
@@ -105,7 +110,7 @@ impl VisitorMut for Rewriter {
 
     // Names come from what was written, so before anything is rewritten.
     fn pre_visit_select(&mut self, select: &mut sql::Select) -> Flow {
-        name_items(&mut select.projection);
+        name_items(&mut select.projection, self.depth <= 1);
         ControlFlow::Continue(())
     }
 
@@ -135,52 +140,54 @@ impl VisitorMut for Rewriter {
 
 // ------------------------------------------------------------------------------------------------------------- names of columns
 
-/// What stands between a column's name and the number that makes it unique.
-const MARK: char = '\u{1}';
+/// What follows a column's name to make it unique.
+pub(crate) const MARK: char = '\u{200b}';
 
-/// The name of a column as clients see it: without the mark that keeps equal names apart inside the planner.
-pub fn shown_name(name: &str) -> &str {
-    name.split(MARK).next().unwrap_or(name)
+/// The name of a column as clients see it: without the marks that keep equal names apart inside the planner.
+pub(crate) fn shown_name(name: &str) -> &str {
+    name.trim_end_matches(MARK)
 }
 
 /// Gives unnamed expressions the names that PostgreSQL gives them. DataFusion wants names to differ within one list, PostgreSQL does
-/// not: a name that is there already, or may be behind a wildcard, gets a mark that [`shown_name`] takes off again.
-pub(crate) fn name_items(items: &mut [sql::SelectItem]) {
-    let wildcard = items.iter().any(|item| matches!(item, sql::SelectItem::Wildcard(_) | sql::SelectItem::QualifiedWildcard(..)));
+/// not: a name that is there already gets marks that [`shown_name`] takes off again. In the outermost list, whose names nothing refers
+/// to, so does one that may be behind a wildcard; elsewhere the planner decides, which knows the tables.
+pub(crate) fn name_items(items: &mut [sql::SelectItem], outermost: bool) {
+    let hidden = outermost && items.iter().any(|item| matches!(item, sql::SelectItem::Wildcard(_) | sql::SelectItem::QualifiedWildcard(..)));
     let column = |expr: &Expr| match expr {
         Expr::Identifier(name) => Some(vec![fold(name)]),
         Expr::CompoundIdentifier(names) => Some(names.iter().map(fold).collect::<Vec<_>>()),
         _ => None,
     };
-    let mut taken: Vec<String> = Vec::new();
     let mut columns: Vec<Vec<String>> = Vec::new();
     // Names that were written come first: they stay as they are.
-    for item in items.iter() {
-        if let sql::SelectItem::ExprWithAlias { expr: _, alias } = item {
-            taken.push(fold(alias));
-        }
-    }
-    for (at, item) in items.iter_mut().enumerate() {
+    let mut taken: Vec<String> = items
+        .iter()
+        .filter_map(|item| match item {
+            sql::SelectItem::ExprWithAlias { expr: _, alias } => Some(fold(alias)),
+            _ => None,
+        })
+        .collect();
+    for item in items.iter_mut() {
         let sql::SelectItem::UnnamedExpr(expr) = item else { continue };
-        let mut name = match column(expr) {
+        let (mut name, repeated) = match column(expr) {
             Some(path) => {
                 let last = path.last().cloned().unwrap_or_default();
-                let same = |other: &Vec<String>| {
-                    *other == path || (other.last() == Some(&last) && (other.len() == 1 || path.len() == 1))
-                };
-                let repeated = columns.iter().any(same) || taken.contains(&last);
+                // Columns of two tables under one name are told apart by their qualifiers.
+                let same = |other: &Vec<String>| *other == path || (other.last() == Some(&last) && (other.len() == 1 || path.len() == 1));
+                let repeated = hidden || columns.iter().any(same) || taken.contains(&last);
                 columns.push(path);
-                if !repeated && !wildcard {
+                if !repeated {
                     continue;
                 }
-                // The mark makes it differ even from the same column behind the wildcard.
-                format!("{last}{MARK}{at}")
+                (last, true)
             }
-            None => display_name(expr).unwrap_or_else(|| "?column?".to_owned()),
+            None => (display_name(expr).unwrap_or_else(|| "?column?".to_owned()), hidden),
         };
-        let known = taken.contains(&name) || columns.iter().any(|path| path.last() == Some(&name));
-        if (known || wildcard) && !name.contains(MARK) {
-            name = format!("{name}{MARK}{at}");
+        if repeated {
+            name.push(MARK);
+        }
+        while taken.contains(&name) || columns.iter().any(|path| path.last() == Some(&name)) {
+            name.push(MARK);
         }
         taken.push(name.clone());
         let expr = std::mem::replace(expr, Expr::value(sql::Value::Null));

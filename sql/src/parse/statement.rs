@@ -14,20 +14,20 @@ use sqlparser::ast::{
 
 /// One statement of a script.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Statement {
+pub(crate) struct Statement {
     /// The statement as it was written, without the semicolon, surrounding white space and surrounding comments.
-    pub text: Arc<str>,
+    pub(crate) text: Arc<str>,
     /// Where `text` starts in the script, in characters from 1.
-    pub position: usize,
+    pub(crate) position: usize,
     /// The number of the highest parameter (`$3` → 3); 0 without parameters.
-    pub parameters: usize,
+    pub(crate) parameters: usize,
     /// What it says.
-    pub kind: StatementAst,
+    pub(crate) kind: StatementAst,
 }
 
 /// What a statement says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum StatementAst {
+pub(crate) enum StatementAst {
     /// `SELECT`, `VALUES`, `TABLE t`, `WITH … SELECT`.
     Query(Box<Query>),
     /// `INSERT`.
@@ -113,7 +113,7 @@ pub enum StatementAst {
 
 impl StatementAst {
     /// The words a command tag or a message uses: `INSERT`, `CREATE TABLE`.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             StatementAst::Query(_) => "SELECT",
             StatementAst::Insert(_) => "INSERT",
@@ -170,28 +170,28 @@ impl StatementAst {
 
 /// `[WITH …] INSERT INTO table [AS alias] [(columns)] [OVERRIDING …] source [ON CONFLICT …] [RETURNING …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Insert {
+pub(crate) struct Insert {
     /// Common table expressions that the source may read.
-    pub with: Option<With>,
+    pub(crate) with: Option<With>,
     /// The table.
-    pub table: ObjectName,
+    pub(crate) table: ObjectName,
     /// Its alias, for `ON CONFLICT` and `RETURNING`.
-    pub alias: Option<Ident>,
+    pub(crate) alias: Option<Ident>,
     /// The columns given; empty means all visible columns in order.
-    pub columns: Vec<Ident>,
+    pub(crate) columns: Vec<Ident>,
     /// `OVERRIDING { SYSTEM | USER } VALUE`.
-    pub overriding: Option<Overriding>,
+    pub(crate) overriding: Option<Overriding>,
     /// Where the rows come from.
-    pub source: InsertSource,
+    pub(crate) source: InsertSource,
     /// `ON CONFLICT`.
-    pub on_conflict: Option<OnConflict>,
+    pub(crate) on_conflict: Option<OnConflict>,
     /// `RETURNING`; empty when absent.
-    pub returning: Vec<SelectItem>,
+    pub(crate) returning: Vec<SelectItem>,
 }
 
 /// What explicit values for identity columns mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overriding {
+pub(crate) enum Overriding {
     /// They are used, also for `GENERATED ALWAYS`.
     System,
     /// They are ignored in favour of the sequence.
@@ -200,7 +200,7 @@ pub enum Overriding {
 
 /// Where inserted rows come from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum InsertSource {
+pub(crate) enum InsertSource {
     /// `VALUES …` or a query. `DEFAULT` inside `VALUES` is recognised by [`super::is_default`].
     Query(Box<Query>),
     /// `DEFAULT VALUES`: one row.
@@ -209,16 +209,16 @@ pub enum InsertSource {
 
 /// `ON CONFLICT [target] action`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OnConflict {
+pub(crate) struct OnConflict {
     /// Which conflict; without one, any (only for `DO NOTHING`).
-    pub target: Option<ConflictTarget>,
+    pub(crate) target: Option<ConflictTarget>,
     /// What to do.
-    pub action: ConflictAction,
+    pub(crate) action: ConflictAction,
 }
 
 /// Which conflict.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ConflictTarget {
+pub(crate) enum ConflictTarget {
     /// The unique constraint over exactly these columns.
     Columns(Vec<Ident>),
     /// The constraint of this name.
@@ -227,7 +227,7 @@ pub enum ConflictTarget {
 
 /// What a conflict does.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ConflictAction {
+pub(crate) enum ConflictAction {
     /// Keep the row that is there.
     Nothing,
     /// Change the row that is there; `excluded` names the row that was to be inserted.
@@ -241,76 +241,76 @@ pub enum ConflictAction {
 
 /// `column = value`; tuple assignments are split.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Assignment {
+pub(crate) struct Assignment {
     /// The column of the target table, without qualifier.
-    pub column: Ident,
+    pub(crate) column: Ident,
     /// The new value; `DEFAULT` is recognised by [`super::is_default`].
-    pub value: Expr,
+    pub(crate) value: Expr,
 }
 
 /// `[WITH …] UPDATE table SET … [FROM …] [WHERE …] [RETURNING …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Update {
+pub(crate) struct Update {
     /// Common table expressions.
-    pub with: Option<With>,
+    pub(crate) with: Option<With>,
     /// The table: a `TableFactor::Table` with name, alias and version (`FOR PORTION OF`).
-    pub table: TableFactor,
+    pub(crate) table: TableFactor,
     /// The new values.
-    pub assignments: Vec<Assignment>,
+    pub(crate) assignments: Vec<Assignment>,
     /// `FROM`: further tables.
-    pub from: Vec<TableWithJoins>,
+    pub(crate) from: Vec<TableWithJoins>,
     /// `WHERE`.
-    pub selection: Option<Expr>,
+    pub(crate) selection: Option<Expr>,
     /// `RETURNING`; empty when absent.
-    pub returning: Vec<SelectItem>,
+    pub(crate) returning: Vec<SelectItem>,
 }
 
 /// `[WITH …] DELETE FROM table [USING …] [WHERE …] [RETURNING …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Delete {
+pub(crate) struct Delete {
     /// Common table expressions.
-    pub with: Option<With>,
+    pub(crate) with: Option<With>,
     /// The table: a `TableFactor::Table` with name, alias and version (`FOR PORTION OF`, `FOR ALL VALID_TIME`).
-    pub table: TableFactor,
+    pub(crate) table: TableFactor,
     /// `USING`: further tables.
-    pub using: Vec<TableWithJoins>,
+    pub(crate) using: Vec<TableWithJoins>,
     /// `WHERE`.
-    pub selection: Option<Expr>,
+    pub(crate) selection: Option<Expr>,
     /// `RETURNING`; empty when absent.
-    pub returning: Vec<SelectItem>,
+    pub(crate) returning: Vec<SelectItem>,
 }
 
 /// `[WITH …] MERGE INTO table USING source ON condition WHEN … [RETURNING …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Merge {
+pub(crate) struct Merge {
     /// Common table expressions.
-    pub with: Option<With>,
+    pub(crate) with: Option<With>,
     /// The table that changes: a `TableFactor::Table` with name and alias.
-    pub table: TableFactor,
+    pub(crate) table: TableFactor,
     /// The other side.
-    pub source: TableFactor,
+    pub(crate) source: TableFactor,
     /// The join condition.
-    pub on: Expr,
+    pub(crate) on: Expr,
     /// The `WHEN` clauses; for each row the first that applies acts.
-    pub clauses: Vec<MergeClause>,
+    pub(crate) clauses: Vec<MergeClause>,
     /// `RETURNING`; empty when absent.
-    pub returning: Vec<SelectItem>,
+    pub(crate) returning: Vec<SelectItem>,
 }
 
 /// One `WHEN … [AND condition] THEN action`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MergeClause {
+pub(crate) struct MergeClause {
     /// Which rows.
-    pub when: MergeWhen,
+    pub(crate) when: MergeWhen,
     /// `AND condition`.
-    pub condition: Option<Expr>,
+    pub(crate) condition: Option<Expr>,
     /// What happens.
-    pub action: MergeAction,
+    pub(crate) action: MergeAction,
 }
 
 /// Which rows a `WHEN` clause is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MergeWhen {
+pub(crate) enum MergeWhen {
     /// A target row with a source row.
     Matched,
     /// A source row without target row (`NOT MATCHED [BY TARGET]`).
@@ -321,7 +321,7 @@ pub enum MergeWhen {
 
 /// What a `WHEN` clause does.
 #[derive(Clone, Debug, PartialEq)]
-pub enum MergeAction {
+pub(crate) enum MergeAction {
     /// `INSERT [(columns)] VALUES (…)`; `values` is `None` for `DEFAULT VALUES`.
     Insert {
         /// The columns given; empty means all in order.
@@ -341,34 +341,34 @@ pub enum MergeAction {
 
 /// `TRUNCATE [TABLE] names`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Truncate {
+pub(crate) struct Truncate {
     /// The tables.
-    pub tables: Vec<ObjectName>,
+    pub(crate) tables: Vec<ObjectName>,
     /// `RESTART IDENTITY`.
-    pub restart_identity: bool,
+    pub(crate) restart_identity: bool,
     /// `CASCADE`: also tables that reference these.
-    pub cascade: bool,
+    pub(crate) cascade: bool,
     /// `IF EXISTS`.
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
 }
 
 /// `COPY { table [(columns)] | (query) } { FROM | TO } { STDIN | STDOUT | 'file' } [WITH (options)]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Copy {
+pub(crate) struct Copy {
     /// What is copied.
-    pub source: CopySource,
+    pub(crate) source: CopySource,
     /// In which direction.
-    pub direction: CopyDirection,
+    pub(crate) direction: CopyDirection,
     /// The other end.
-    pub target: CopyTarget,
+    pub(crate) target: CopyTarget,
     /// Options in order, names in lower case: `format`, `header`, `delimiter`, `null`, `quote`, `escape`, `encoding`, `compression` …
     /// Older spellings (`CSV HEADER`) arrive in the same form. Unknown names are for the executor to refuse.
-    pub options: Vec<CopyOption>,
+    pub(crate) options: Vec<CopyOption>,
 }
 
 /// What `COPY` copies.
 #[derive(Clone, Debug, PartialEq)]
-pub enum CopySource {
+pub(crate) enum CopySource {
     /// A table.
     Table {
         /// Its name.
@@ -382,7 +382,7 @@ pub enum CopySource {
 
 /// From or to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopyDirection {
+pub(crate) enum CopyDirection {
     /// Into the table.
     From,
     /// Out of the table or query.
@@ -391,7 +391,7 @@ pub enum CopyDirection {
 
 /// The other end of a `COPY`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum CopyTarget {
+pub(crate) enum CopyTarget {
     /// `STDIN` or `STDOUT`: the client's connection.
     Client,
     /// A file or URL.
@@ -400,16 +400,16 @@ pub enum CopyTarget {
 
 /// `name [value]` of a `COPY`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CopyOption {
+pub(crate) struct CopyOption {
     /// In lower case.
-    pub name: String,
+    pub(crate) name: String,
     /// The value: words in lower case, strings and numbers as written; `None` for a bare name (`HEADER`).
-    pub value: Option<OptionValue>,
+    pub(crate) value: Option<OptionValue>,
 }
 
 /// The value of an option.
 #[derive(Clone, Debug, PartialEq)]
-pub enum OptionValue {
+pub(crate) enum OptionValue {
     /// A bare word, in lower case (`csv`, `true`, `on`).
     Word(String),
     /// `'text'`.
@@ -426,7 +426,7 @@ pub enum OptionValue {
 
 impl OptionValue {
     /// The value as text; lists are joined by commas.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             OptionValue::Word(text) | OptionValue::Text(text) | OptionValue::Number(text) => text.clone(),
             OptionValue::Columns(names) => names.join(","),
@@ -436,7 +436,7 @@ impl OptionValue {
     }
 
     /// The value as PostgreSQL reads a switch: `true`, `on`, `yes`, `1` and their opposites.
-    pub fn switch(&self) -> Option<bool> {
+    pub(crate) fn switch(&self) -> Option<bool> {
         match self.text().to_ascii_lowercase().as_str() {
             "true" | "on" | "yes" | "1" => Some(true),
             "false" | "off" | "no" | "0" => Some(false),
@@ -449,58 +449,58 @@ impl OptionValue {
 
 /// `CREATE [TEMPORARY] TABLE [IF NOT EXISTS] name (columns, constraints) [WITH (options)] [ON COMMIT …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateTable {
+pub(crate) struct CreateTable {
     /// The table.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `TEMPORARY`.
-    pub temporary: bool,
+    pub(crate) temporary: bool,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// The columns, in order.
-    pub columns: Vec<ColumnDefinition>,
+    pub(crate) columns: Vec<ColumnDefinition>,
     /// Constraints, of the table and of its columns alike; a column's carries that column's name.
-    pub constraints: Vec<ConstraintDefinition>,
+    pub(crate) constraints: Vec<ConstraintDefinition>,
     /// `LIKE other`: the columns come from another table.
-    pub like: Option<LikeTable>,
+    pub(crate) like: Option<LikeTable>,
     /// `WITH (name = value)`, names in lower case.
-    pub options: Vec<TableOption>,
+    pub(crate) options: Vec<TableOption>,
     /// `ON COMMIT`, temporary tables only.
-    pub on_commit: Option<OnCommit>,
+    pub(crate) on_commit: Option<OnCommit>,
 }
 
 /// `CREATE [TEMPORARY] TABLE name [(columns)] AS query [WITH [NO] DATA]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateTableAs {
+pub(crate) struct CreateTableAs {
     /// The table.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `TEMPORARY`.
-    pub temporary: bool,
+    pub(crate) temporary: bool,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// New names for the query's columns; empty keeps them.
-    pub columns: Vec<Ident>,
+    pub(crate) columns: Vec<Ident>,
     /// The rows.
-    pub query: Box<Query>,
+    pub(crate) query: Box<Query>,
     /// `WITH (name = value)`.
-    pub options: Vec<TableOption>,
+    pub(crate) options: Vec<TableOption>,
     /// `ON COMMIT`, temporary tables only.
-    pub on_commit: Option<OnCommit>,
+    pub(crate) on_commit: Option<OnCommit>,
     /// `false` after `WITH NO DATA`.
-    pub with_data: bool,
+    pub(crate) with_data: bool,
 }
 
 /// `LIKE table [INCLUDING …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LikeTable {
+pub(crate) struct LikeTable {
     /// The other table.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `INCLUDING DEFAULTS`: its default values too.
-    pub defaults: bool,
+    pub(crate) defaults: bool,
 }
 
 /// What happens to a temporary table at commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnCommit {
+pub(crate) enum OnCommit {
     /// Nothing (the default).
     PreserveRows,
     /// It is emptied.
@@ -511,51 +511,51 @@ pub enum OnCommit {
 
 /// `name = value` of a `WITH (…)` list.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TableOption {
+pub(crate) struct TableOption {
     /// In lower case.
-    pub name: String,
+    pub(crate) name: String,
     /// The value; `None` for a bare name.
-    pub value: Option<Expr>,
+    pub(crate) value: Option<Expr>,
 }
 
 /// One column of a table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ColumnDefinition {
+pub(crate) struct ColumnDefinition {
     /// Its name.
-    pub name: Ident,
+    pub(crate) name: Ident,
     /// Its type; see [`crate::types::TypeSpec::from_sql`].
-    pub data_type: DataType,
+    pub(crate) data_type: DataType,
     /// `NOT NULL`, or implied by `PRIMARY KEY` or identity.
-    pub not_null: bool,
+    pub(crate) not_null: bool,
     /// `DEFAULT`.
-    pub default: Option<Expr>,
+    pub(crate) default: Option<Expr>,
     /// `GENERATED … AS IDENTITY`, `SERIAL`.
-    pub identity: Option<Identity>,
+    pub(crate) identity: Option<Identity>,
     /// `GENERATED ALWAYS AS (expression) STORED`.
-    pub generated: Option<Expr>,
+    pub(crate) generated: Option<Expr>,
 }
 
 /// A column that counts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// `ALWAYS`: explicit values are refused without `OVERRIDING SYSTEM VALUE`.
-    pub always: bool,
+    pub(crate) always: bool,
     /// The sequence behind it.
-    pub sequence: SequenceOptions,
+    pub(crate) sequence: SequenceOptions,
 }
 
 /// A constraint of a table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ConstraintDefinition {
+pub(crate) struct ConstraintDefinition {
     /// `CONSTRAINT name`.
-    pub name: Option<Ident>,
+    pub(crate) name: Option<Ident>,
     /// What must hold.
-    pub rule: Constraint,
+    pub(crate) rule: Constraint,
 }
 
 /// What a constraint demands.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Constraint {
+pub(crate) enum Constraint {
     /// `PRIMARY KEY (columns)`.
     PrimaryKey(Vec<Ident>),
     /// `UNIQUE (columns)`.
@@ -584,18 +584,18 @@ pub enum Constraint {
 
 /// `ALTER TABLE [IF EXISTS] name operations`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AlterTable {
+pub(crate) struct AlterTable {
     /// The table.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `IF EXISTS`.
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
     /// What changes, in order.
-    pub operations: Vec<AlterOperation>,
+    pub(crate) operations: Vec<AlterOperation>,
 }
 
 /// One change of a table.
 #[derive(Clone, Debug, PartialEq)]
-pub enum AlterOperation {
+pub(crate) enum AlterOperation {
     /// `ADD [COLUMN] [IF NOT EXISTS] definition`.
     AddColumn {
         /// `IF NOT EXISTS`.
@@ -702,113 +702,113 @@ pub enum AlterOperation {
 
 /// `CREATE SCHEMA [IF NOT EXISTS] name [AUTHORIZATION owner]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateSchema {
+pub(crate) struct CreateSchema {
     /// The schema, perhaps with its catalog.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// `AUTHORIZATION`.
-    pub owner: Option<Ident>,
+    pub(crate) owner: Option<Ident>,
 }
 
 /// `CREATE [OR REPLACE] [TEMPORARY] VIEW name [(columns)] AS query`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateView {
+pub(crate) struct CreateView {
     /// The view.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `OR REPLACE`.
-    pub or_replace: bool,
+    pub(crate) or_replace: bool,
     /// `TEMPORARY`.
-    pub temporary: bool,
+    pub(crate) temporary: bool,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// New names for the query's columns; empty keeps them.
-    pub columns: Vec<Ident>,
+    pub(crate) columns: Vec<Ident>,
     /// What it shows.
-    pub query: Box<Query>,
+    pub(crate) query: Box<Query>,
     /// The query as it was written: this is what the catalog keeps, because sqlparser cannot print every query back.
-    pub query_text: Arc<str>,
+    pub(crate) query_text: Arc<str>,
 }
 
 /// `CREATE [UNIQUE] INDEX [IF NOT EXISTS] [name] ON table [USING method] (columns) [INCLUDE (columns)] [WHERE …]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateIndex {
+pub(crate) struct CreateIndex {
     /// The index; `None` means a name is made up.
-    pub name: Option<ObjectName>,
+    pub(crate) name: Option<ObjectName>,
     /// `UNIQUE`.
-    pub unique: bool,
+    pub(crate) unique: bool,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// `CONCURRENTLY`.
-    pub concurrently: bool,
+    pub(crate) concurrently: bool,
     /// The table.
-    pub table: ObjectName,
+    pub(crate) table: ObjectName,
     /// `USING method`, in lower case.
-    pub method: Option<String>,
+    pub(crate) method: Option<String>,
     /// What it orders by.
-    pub columns: Vec<OrderByExpr>,
+    pub(crate) columns: Vec<OrderByExpr>,
     /// `INCLUDE`.
-    pub include: Vec<Ident>,
+    pub(crate) include: Vec<Ident>,
     /// `WITH (name = value)`.
-    pub options: Vec<TableOption>,
+    pub(crate) options: Vec<TableOption>,
     /// `WHERE`: only these rows.
-    pub predicate: Option<Expr>,
+    pub(crate) predicate: Option<Expr>,
     /// `false` after `NULLS NOT DISTINCT`.
-    pub nulls_distinct: bool,
+    pub(crate) nulls_distinct: bool,
 }
 
 /// `CREATE [TEMPORARY] SEQUENCE [IF NOT EXISTS] name options [OWNED BY table.column]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreateSequence {
+pub(crate) struct CreateSequence {
     /// The sequence.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `TEMPORARY`.
-    pub temporary: bool,
+    pub(crate) temporary: bool,
     /// `IF NOT EXISTS`.
-    pub if_not_exists: bool,
+    pub(crate) if_not_exists: bool,
     /// `AS type`.
-    pub data_type: Option<DataType>,
+    pub(crate) data_type: Option<DataType>,
     /// How it counts.
-    pub options: SequenceOptions,
+    pub(crate) options: SequenceOptions,
     /// `OWNED BY`; `None` without, or after `OWNED BY NONE`.
-    pub owned_by: Option<ObjectName>,
+    pub(crate) owned_by: Option<ObjectName>,
 }
 
 /// `ALTER SEQUENCE [IF EXISTS] name options`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AlterSequence {
+pub(crate) struct AlterSequence {
     /// The sequence.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `IF EXISTS`.
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
     /// What changes.
-    pub options: SequenceOptions,
+    pub(crate) options: SequenceOptions,
     /// `RESTART [WITH n]`: the inner value is `None` without `WITH`.
-    pub restart: Option<Option<i64>>,
+    pub(crate) restart: Option<Option<i64>>,
     /// `OWNED BY`: the inner value is `None` for `NONE`.
-    pub owned_by: Option<Option<ObjectName>>,
+    pub(crate) owned_by: Option<Option<ObjectName>>,
 }
 
 /// How a sequence counts; what is `None` was not said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SequenceOptions {
+pub(crate) struct SequenceOptions {
     /// `INCREMENT BY`.
-    pub increment: Option<i64>,
+    pub(crate) increment: Option<i64>,
     /// `MINVALUE`; the inner value is `None` after `NO MINVALUE`.
-    pub min: Option<Option<i64>>,
+    pub(crate) min: Option<Option<i64>>,
     /// `MAXVALUE`; the inner value is `None` after `NO MAXVALUE`.
-    pub max: Option<Option<i64>>,
+    pub(crate) max: Option<Option<i64>>,
     /// `START WITH`.
-    pub start: Option<i64>,
+    pub(crate) start: Option<i64>,
     /// `CACHE`.
-    pub cache: Option<i64>,
+    pub(crate) cache: Option<i64>,
     /// `CYCLE` or `NO CYCLE`.
-    pub cycle: Option<bool>,
+    pub(crate) cycle: Option<bool>,
 }
 
 /// The objects that `DROP`, `RENAME` and `COMMENT ON` speak about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ObjectKind {
+pub(crate) enum ObjectKind {
     /// A table.
     Table,
     /// A view.
@@ -823,7 +823,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// The kind as messages say it.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             ObjectKind::Table => "table",
             ObjectKind::View => "view",
@@ -836,42 +836,42 @@ impl ObjectKind {
 
 /// `DROP kind [IF EXISTS] names [CASCADE | RESTRICT]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drop {
+pub(crate) struct Drop {
     /// What.
-    pub kind: ObjectKind,
+    pub(crate) kind: ObjectKind,
     /// Which.
-    pub names: Vec<ObjectName>,
+    pub(crate) names: Vec<ObjectName>,
     /// `IF EXISTS`.
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
     /// `CASCADE`.
-    pub cascade: bool,
+    pub(crate) cascade: bool,
 }
 
 /// `ALTER kind [IF EXISTS] name RENAME TO new`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rename {
+pub(crate) struct Rename {
     /// What.
-    pub kind: ObjectKind,
+    pub(crate) kind: ObjectKind,
     /// Which.
-    pub name: ObjectName,
+    pub(crate) name: ObjectName,
     /// `IF EXISTS`.
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
     /// The new name.
-    pub to: ObjectName,
+    pub(crate) to: ObjectName,
 }
 
 /// `COMMENT ON object IS 'text'`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CommentOn {
+pub(crate) struct CommentOn {
     /// On what.
-    pub target: CommentTarget,
+    pub(crate) target: CommentTarget,
     /// The text; `None` removes it.
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
 }
 
 /// What a comment is about.
 #[derive(Clone, Debug, PartialEq)]
-pub enum CommentTarget {
+pub(crate) enum CommentTarget {
     /// A table, view, index, schema or sequence.
     Object(ObjectKind, ObjectName),
     /// A column of a table or view.
@@ -887,42 +887,42 @@ pub enum CommentTarget {
 
 /// `ANALYZE [table [(columns)]]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Analyze {
+pub(crate) struct Analyze {
     /// Without one: all tables.
-    pub table: Option<ObjectName>,
+    pub(crate) table: Option<ObjectName>,
     /// Without any: all columns.
-    pub columns: Vec<Ident>,
+    pub(crate) columns: Vec<Ident>,
 }
 
 /// `VACUUM [FULL] [ANALYZE] [table]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Vacuum {
+pub(crate) struct Vacuum {
     /// Without one: all tables.
-    pub table: Option<ObjectName>,
+    pub(crate) table: Option<ObjectName>,
     /// `FULL`.
-    pub full: bool,
+    pub(crate) full: bool,
     /// `ANALYZE`.
-    pub analyze: bool,
+    pub(crate) analyze: bool,
 }
 
 // ----------------------------------------------------------------------------------------------------------------- the session
 
 /// `EXPLAIN [ANALYZE] [VERBOSE] statement` or `EXPLAIN (options) statement`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// Run it and show what happened.
-    pub analyze: bool,
+    pub(crate) analyze: bool,
     /// Show more.
-    pub verbose: bool,
+    pub(crate) verbose: bool,
     /// How to show it.
-    pub format: ExplainFormat,
+    pub(crate) format: ExplainFormat,
     /// The statement.
-    pub inner: Box<Statement>,
+    pub(crate) inner: Box<Statement>,
 }
 
 /// How a plan is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExplainFormat {
+pub(crate) enum ExplainFormat {
     /// Indented lines.
     #[default]
     Text,
@@ -936,18 +936,18 @@ pub enum ExplainFormat {
 
 /// The modes of `BEGIN`, `START TRANSACTION`, `SET TRANSACTION`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TransactionModes {
+pub(crate) struct TransactionModes {
     /// `ISOLATION LEVEL`.
-    pub isolation: Option<Isolation>,
+    pub(crate) isolation: Option<Isolation>,
     /// `READ ONLY` (true) or `READ WRITE` (false).
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// `[NOT] DEFERRABLE`.
-    pub deferrable: Option<bool>,
+    pub(crate) deferrable: Option<bool>,
 }
 
 /// An isolation level as written; `REPEATABLE READ` means snapshot, `READ UNCOMMITTED` means read committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
+pub(crate) enum Isolation {
     /// `READ COMMITTED` and `READ UNCOMMITTED`.
     ReadCommitted,
     /// `REPEATABLE READ` and `SNAPSHOT`.
@@ -958,7 +958,7 @@ pub enum Isolation {
 
 impl Isolation {
     /// The level as `SHOW transaction_isolation` prints it.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Isolation::ReadCommitted => "read committed",
             Isolation::Snapshot => "repeatable read",
@@ -969,7 +969,7 @@ impl Isolation {
 
 /// `SET`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Set {
+pub(crate) enum Set {
     /// `SET [SESSION | LOCAL] name { = | TO } value, …`. `SET TIME ZONE z` arrives as `timezone`, `SET NAMES e` as
     /// `client_encoding`, `SET SCHEMA s` as `search_path`.
     Variable {
@@ -988,7 +988,7 @@ pub enum Set {
 
 /// `SHOW`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Show {
+pub(crate) enum Show {
     /// `SHOW name`, in lower case; `SHOW TIME ZONE` is `timezone`, `SHOW TRANSACTION ISOLATION LEVEL` is `transaction_isolation`.
     Variable(String),
     /// `SHOW ALL`.
@@ -1030,7 +1030,7 @@ pub enum Show {
 
 /// `DISCARD`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Discard {
+pub(crate) enum Discard {
     /// Everything of the session.
     All,
     /// Cached plans.
@@ -1043,29 +1043,29 @@ pub enum Discard {
 
 /// `PREPARE name [(types)] AS statement`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prepare {
+pub(crate) struct Prepare {
     /// The name.
-    pub name: Ident,
+    pub(crate) name: Ident,
     /// The types of the first parameters.
-    pub types: Vec<DataType>,
+    pub(crate) types: Vec<DataType>,
     /// The statement.
-    pub inner: Box<Statement>,
+    pub(crate) inner: Box<Statement>,
 }
 
 /// `EXECUTE name [(values)]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Execute {
+pub(crate) struct Execute {
     /// The name.
-    pub name: Ident,
+    pub(crate) name: Ident,
     /// One value per parameter.
-    pub values: Vec<Expr>,
+    pub(crate) values: Vec<Expr>,
 }
 
 // ---------------------------------------------------------------------------------------------------------------------- later
 
 /// Statements of the specification that parse today and run in a later version. The session refuses them by [`Extension::name`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Extension {
+pub(crate) enum Extension {
     /// `ERASE FROM t WHERE …`: removes all versions.
     Erase(Delete),
     /// `BEGIN DETERMINISTIC GROUP 'name'`.
@@ -1185,7 +1185,7 @@ pub enum Extension {
 
 impl Extension {
     /// The words that name it in "… is not supported".
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Extension::Erase(_) => "ERASE",
             Extension::BeginDeterministic { .. } => "BEGIN DETERMINISTIC GROUP",
@@ -1208,7 +1208,7 @@ impl Extension {
 
 /// When a streaming view emits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emit {
+pub(crate) enum Emit {
     /// Every change.
     Changes,
     /// When a window closes.
@@ -1217,7 +1217,7 @@ pub enum Emit {
 
 /// A clause of `CREATE TABLE` that comes later.
 #[derive(Clone, Debug, PartialEq)]
-pub enum TableClause {
+pub(crate) enum TableClause {
     /// `column … MERGE policy(arguments)`.
     ColumnMerge {
         /// The column.
@@ -1251,7 +1251,7 @@ pub enum TableClause {
 
 impl TableClause {
     /// The words that name it in "… is not supported".
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             TableClause::ColumnMerge { .. } => "a MERGE type on a column",
             TableClause::ColumnIndex { .. } => "INDEX on a column",
@@ -1263,18 +1263,18 @@ impl TableClause {
 
 /// `CREATE POLICY name ON table AS …`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CreatePolicy {
+pub(crate) struct CreatePolicy {
     /// The policy.
-    pub name: Ident,
+    pub(crate) name: Ident,
     /// Its table.
-    pub table: ObjectName,
+    pub(crate) table: ObjectName,
     /// What it does.
-    pub body: PolicyBody,
+    pub(crate) body: PolicyBody,
 }
 
 /// What a policy does.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PolicyBody {
+pub(crate) enum PolicyBody {
     /// `AS ROW USING (condition)`.
     Row {
         /// Only rows for which this is true are seen.

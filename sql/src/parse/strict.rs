@@ -321,7 +321,7 @@ pub(crate) fn merge(mut merge: Merge) -> Result<StatementAst> {
             }
         }
     }
-    rewrite::name_items(returning);
+    rewrite::name_items(returning, true);
     for item in returning {
         check_item(item)?;
     }
@@ -359,7 +359,7 @@ fn tables(mut tables: Vec<sql::TableWithJoins>) -> Result<Vec<sql::TableWithJoin
 
 fn returning(items: Option<Vec<sql::SelectItem>>) -> Result<Vec<sql::SelectItem>> {
     let mut items = items.unwrap_or_default();
-    rewrite::name_items(&mut items);
+    rewrite::name_items(&mut items, true);
     for item in &mut items {
         check_item(item)?;
     }

@@ -6,6 +6,7 @@ use base::SqlState;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser as Stock;
 
+use super::modifiers::{Bound, Period};
 use super::statement::*;
 use super::*;
 
@@ -186,7 +187,7 @@ fn time_clauses_become_the_carrier() {
         }
     }
     assert!(modifiers("SELECT * FROM STREAM OF sales s").stream);
-    assert!(modifiers("SELECT * FROM orders").is_empty());
+    assert_eq!(modifiers("SELECT * FROM orders"), TableModifiers::default());
 }
 
 #[test]

@@ -44,15 +44,9 @@ fn client_field(field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(strip(field.name()), client_type(field.data_type()), field.is_nullable()).with_metadata(extension(field)))
 }
 
-/// A column of a result: marks that kept equal names apart in the plan are taken off.
-fn result_field(field: &FieldRef) -> FieldRef {
-    let shown = crate::parse::shown_name(field.name());
-    Arc::new(client_field(field).as_ref().clone().with_name(shown))
-}
-
 /// The schema clients see.
 pub(crate) fn client_schema(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(result_field).collect::<Vec<_>>()))
+    Arc::new(Schema::new(schema.fields().iter().map(client_field).collect::<Vec<_>>()))
 }
 
 /// Brings batches into client form.

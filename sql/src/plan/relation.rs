@@ -21,20 +21,12 @@ pub(super) struct TimeTravel {
 /// The moment a table version names; any other version is refused by name.
 pub(super) fn system_time(version: &TableVersion) -> Result<ast::Expr> {
     let modifiers = TableModifiers::from_version(version)?;
-    let refused = [
-        (modifiers.valid.is_some(), "FOR VALID_TIME"),
-        (modifiers.version.is_some(), "VERSION AS OF"),
-        (modifiers.portion.is_some(), "FOR PORTION OF VALID_TIME"),
-        (modifiers.ann, "JOIN ANN"),
-        (modifiers.stream, "STREAM OF"),
-    ];
-    if let Some((_, what)) = refused.into_iter().find(|(is_there, _)| *is_there) {
+    if let Some(what) = modifiers.beyond_as_of() {
         return Err(Error::unsupported(what));
     }
     match modifiers.system {
         Some(TimeRange::AsOf(moment)) => Ok(moment),
-        Some(_) => Err(Error::unsupported("a range of system time")),
-        None => Err(Error::unsupported("a table version without a moment")),
+        Some(_) | None => Err(Error::unsupported("a table version without a moment")),
     }
 }
 

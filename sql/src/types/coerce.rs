@@ -147,7 +147,7 @@ fn reads_as(expr: &Expr, own: &FieldRef, other: &FieldRef) -> Option<Expr> {
 
 /// PostgreSQL's operators for DataFusion's planner.
 #[derive(Debug)]
-pub struct Operators;
+pub(crate) struct Operators;
 
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, raw: RawBinaryExpr, schema: &DFSchema) -> DataFusionResult<PlannerResult<RawBinaryExpr>> {
@@ -305,7 +305,7 @@ fn printed(expr: &Expr, data_type: &DataType) -> Option<Expr> {
 
 /// PostgreSQL's conversions, over every expression of a plan.
 #[derive(Debug)]
-pub struct Coercion;
+pub(crate) struct Coercion;
 
 impl FunctionRewrite for Coercion {
     fn name(&self) -> &str {
@@ -317,20 +317,6 @@ impl FunctionRewrite for Coercion {
             Some(coerced) => Transformed::yes(coerced),
             None => Transformed::no(expr),
         })
-    }
-}
-
-impl Coercion {
-    /// Applies the rules to an expression that is evaluated outside a plan (defaults, checks, moments), inside out.
-    pub fn apply(expr: Expr, schema: &DFSchema) -> DataFusionResult<Expr> {
-        use datafusion::common::tree_node::TreeNode;
-        expr.transform_up(|expr| {
-            Ok(match coerce(&expr, schema) {
-                Some(coerced) => Transformed::yes(coerced),
-                None => Transformed::no(expr),
-            })
-        })
-        .map(|transformed| transformed.data)
     }
 }
 

@@ -1,3 +1,5 @@
+//! What can go wrong with the log on disk, and whether the process may go on.
+
 use std::io;
 use std::path::PathBuf;
 

@@ -2,8 +2,8 @@
 
 mod error;
 mod housekeeping;
-mod recovery;
 mod record;
+mod recovery;
 mod segment;
 mod shared;
 mod writer;

@@ -207,8 +207,7 @@ impl Chain {
                 return Ok((offset, false));
             }
             // From here on the record is ours and whole: what does not fit is a defect or damage, and never torn.
-            let corrupt =
-                |detail: String| Error::Corrupt { file: segment.path.clone(), offset: offset as u64, detail };
+            let corrupt = |detail: String| Error::Corrupt { file: segment.path.clone(), offset: offset as u64, detail };
             self.apply(segment, offset, &header, payload).map_err(corrupt)?;
             self.last = Some((header.crc, header.sequence, header.epoch));
             let start = offset as u64;

@@ -29,7 +29,10 @@ const SPACE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// A request to the writer.
 #[derive(Debug)]
 pub(crate) enum Op {
-    Append { first: u64, payloads: Vec<Bytes> },
+    Append {
+        first: u64,
+        payloads: Vec<Bytes>,
+    },
     Vote(Bytes),
     Committed(Bytes),
     /// The entries from here on go; all of them when missing.
@@ -372,11 +375,7 @@ impl Shared {
                 .and_then(|header| record::payload(&header, &buffer[at..]));
             let Some(payload) = payload else {
                 let detail = format!("entry {index} was written here and reads differently now");
-                return Err(Error::Corrupt {
-                    file: segment.path.clone(),
-                    offset: u64::from(location.offset),
-                    detail,
-                });
+                return Err(Error::Corrupt { file: segment.path.clone(), offset: u64::from(location.offset), detail });
             };
             found.push((LogIndex(*index), buffer.slice_ref(payload)));
         }

@@ -15,7 +15,7 @@ use crate::housekeeping::Housekeeping;
 use crate::record::{self, Kind, Link, State, record_bytes};
 use crate::recovery::{self, Found};
 use crate::segment::{self, FIRST_RECORD, Segment};
-use crate::shared::{Front, Locations, Location, Moved, Op, Request, Shared};
+use crate::shared::{Front, Location, Locations, Moved, Op, Request, Shared};
 use crate::{Done, JournalOptions, Recovered};
 
 /// Syncs by site. Each is proven needed by a test that switches it off.
@@ -195,8 +195,7 @@ impl Writer {
             self.runs.push(Run { segment, offset: self.offset, bytes: Vec::new() });
         }
         let run = self.runs.last_mut().expect("pushed above when there was none");
-        let link =
-            Link { previous: self.chain, epoch: self.epoch, sequence: self.sequence + 1, synced: self.durable };
+        let link = Link { previous: self.chain, epoch: self.epoch, sequence: self.sequence + 1, synced: self.durable };
         self.chain = record::encode(&mut run.bytes, self.shared.salt, link, kind, index, payload);
         let location = Location {
             segment: self.active.number,

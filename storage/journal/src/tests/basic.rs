@@ -103,8 +103,7 @@ fn appends_that_wait_together_share_one_sync() {
     append(4);
     assert!(receiver.try_recv().is_err(), "nothing is confirmed before its sync");
     disk.pause_syncs(false);
-    let answers: Vec<_> =
-        (0..4).map(|_| receiver.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
+    let answers: Vec<_> = (0..4).map(|_| receiver.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
     assert_eq!(answers, [(1, true), (2, true), (3, true), (4, true)]);
     let after = journal.stats();
     assert_eq!((after.syncs - before.syncs, after.batches - before.batches), (2, 2));

@@ -76,7 +76,13 @@ fn every_flipped_byte_is_detected_or_harmless() {
             // Every byte of headers and of what differs from its neighbour matters; payloads and zeros are sampled.
             let dense = at < 64 || (4096..4128).contains(&at) || (at >= FIRST_RECORD && at < FIRST_RECORD + 700);
             let empty = bytes[at as usize..].iter().take(64).all(|&byte| byte == 0);
-            at += if dense { 1 } else if empty { 61 } else { 7 };
+            at += if dense {
+                1
+            } else if empty {
+                61
+            } else {
+                7
+            };
         }
     }
     assert!(detected > 3000 && harmless > 200, "{detected} {harmless}");
@@ -85,7 +91,8 @@ fn every_flipped_byte_is_detected_or_harmless() {
 #[test]
 fn zeroed_and_swapped_pages_are_detected() {
     let (disk, contents) = filled();
-    let used: Vec<PathBuf> = disk.files().into_iter().map(|(path, _)| path).filter(|path| !path.ends_with("lock")).collect();
+    let used: Vec<PathBuf> =
+        disk.files().into_iter().map(|(path, _)| path).filter(|path| !path.ends_with("lock")).collect();
     let pages: Vec<(PathBuf, u64, Vec<u8>)> = used
         .iter()
         .flat_map(|path| {
@@ -260,9 +267,9 @@ fn records_of_an_earlier_epoch_do_not_follow() {
         let bytes = read_file(&disk, &path(1)).unwrap();
         // The second start wrote the last record, in epoch 2; a record that fits it follows, in this epoch or the first.
         let salt = manual.writer.shared.salt;
-        let last = (FIRST_RECORD as usize..bytes.len()).step_by(8).filter_map(|at| {
-            crate::record::decode(&bytes[at..], salt).map(|header| (at, header))
-        });
+        let last = (FIRST_RECORD as usize..bytes.len())
+            .step_by(8)
+            .filter_map(|at| crate::record::decode(&bytes[at..], salt).map(|header| (at, header)));
         let (at, last) = last.last().unwrap();
         assert_eq!((last.epoch, last.sequence), (2, 5));
         let end = at + crate::record::record_bytes(last.len as usize);

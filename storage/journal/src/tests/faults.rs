@@ -56,7 +56,9 @@ fn a_failed_sync_poisons_and_is_never_retried() {
 
 #[test]
 fn every_kind_of_error_stops_the_journal_and_loses_nothing() {
-    for (op, after) in [(DiskOp::Write, 0), (DiskOp::Write, 2), (DiskOp::Sync, 1), (DiskOp::Rename, 0), (DiskOp::Allocate, 0)] {
+    for (op, after) in
+        [(DiskOp::Write, 0), (DiskOp::Write, 2), (DiskOp::Sync, 1), (DiskOp::Rename, 0), (DiskOp::Allocate, 0)]
+    {
         let disk = SimDisk::new();
         let (mut manual, told) = open(&disk);
         disk.inject(Fault { after, ..fault(op, FaultError::Io) });
