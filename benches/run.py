@@ -94,6 +94,48 @@ class Postgres:
             return connection.execute("show server_version").fetchone()[0].split()[0]
 
 
+class Engine:
+    """The engine in a process of its own, without the wire: `lattice measure` on a copy of a stopped server's folder."""
+
+    def __init__(self, source: pathlib.Path, path: pathlib.Path, binary: str):
+        shutil.copytree(source, path)
+        command = [binary, "measure", "--data", str(path), "--log-level", "error"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer()
+
+    def answer(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("lattice measure ended; its reason stands above")
+        return line.strip()
+
+    def ask(self, command: str) -> list[float]:
+        self.process.stdin.write(" ".join(command.split()) + "\n")
+        self.process.stdin.flush()
+        return [float(part) for part in self.answer().split()]
+
+    def seconds(self, sql: str) -> float:
+        return self.ask(f"run {sql}")[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def timed(work):
+    """Makes a measure of a subject: runs a text and returns the seconds."""
+
+    def seconds(sql: str) -> float:
+        begun = time.perf_counter()
+        work(sql)
+        return time.perf_counter() - begun
+
+    return seconds
+
+
 def geomean(values: list[float]) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
@@ -104,13 +146,19 @@ def geomean(values: list[float]) -> float:
 def bench_tpch(options) -> None:
     """The 22 queries: over Flight SQL, in DuckDB's own format, and in DuckDB over Parquet."""
     files = lattice.tpch_data(options.scale)
-    with folder() as path, lattice.Server(path / "data", options.binary) as server:
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(folder())
+        server = stack.enter_context(lattice.Server(path / "data", options.binary))
         say("loading")
+        with server.connect() as connection:
+            for statement in lattice.tpch_tables():
+                lattice.execute(connection, statement)
+            for table in lattice.TABLES:
+                lattice.load_table(connection, table, files)
+        server.stop()
+        engine = stack.enter_context(Engine(path / "data", path / "engine", options.binary))
+        server.start()
         connection = server.connect()
-        for statement in lattice.tpch_tables():
-            lattice.execute(connection, statement)
-        for table in lattice.TABLES:
-            lattice.load_table(connection, table, files)
         native, parquet = duckdb.connect(str(path / "duck.db")), duckdb.connect()
         for table in lattice.TABLES:
             native.execute(f"create table {table} as select * from '{files}/{table}.parquet'")
@@ -120,28 +168,27 @@ def bench_tpch(options) -> None:
             "duckdb_native": lambda sql: native.execute(sql).fetchall(),
             "duckdb_parquet": lambda sql: parquet.execute(sql).fetchall(),
         }
-        rows, times = [], {subject: {} for subject in subjects}
+        measures = {name: timed(work) for name, work in subjects.items()} | {"lattice_engine": engine.seconds}
+        rows, times = [], {subject: {} for subject in measures}
 
         def measure(names, numbers):
             for number in numbers:
                 sql = lattice.tpch_query(number, options.scale)
-                answers = {name: subjects[name](sql) for name in names}
-                wrong = same_answer(number, answers["lattice_flight"], native.execute(sql).fetchall())
+                wrong = same_answer(number, subjects["lattice_flight"](sql), native.execute(sql).fetchall())
                 if wrong:
                     raise AssertionError(f"query {number}: {wrong}")
                 for name in names:
+                    measures[name](sql)
                     times[name][number] = []
                 for _ in range(options.repeat):
                     for name in names:
-                        begun = time.perf_counter()
-                        subjects[name](sql)
-                        times[name][number].append(time.perf_counter() - begun)
+                        times[name][number].append(measures[name](sql))
                 say(f"q{number:02}  " + "  ".join(f"{name} {min(times[name][number]) * 1e3:8.1f} ms" for name in names))
 
-        measure(list(subjects), range(1, 23))
-        for name in subjects:
+        measure(list(measures), range(1, 23))
+        for name in measures:
             rows += [evidence.row(f"q{number:02}", name, "s", times[name][number]) for number in range(1, 23)]
-        for name in subjects:
+        for name in measures:
             runs = [geomean([times[name][number][i] for number in range(1, 23)]) for i in range(options.repeat)]
             rows.append(evidence.row("geomean", name, "s", runs))
 
@@ -174,7 +221,7 @@ def bench_load_lineitem(options) -> None:
         times.setdefault(name, []).append(seconds)
         say(f"{name:<18} {seconds:8.2f} s")
 
-    for _ in range(min(options.repeat, 3)):
+    for _ in range(options.repeat):
         with folder() as path, lattice.Server(path / "data", options.binary) as server, server.connect() as connection:
             lattice.execute(connection, ddl)
             begun = time.perf_counter()
@@ -271,11 +318,17 @@ def bench_point_read(options) -> None:
     table = pa.table({"id": keys, "body": pa.array([f"value {i:012}" for i in range(POINT_ROWS)])})
     ddl = "create table kv (id bigint primary key, body text not null)"
     rows: list[dict] = []
-    with folder() as path, lattice.Server(path / "data", options.binary) as server, Postgres(path) as postgres:
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(folder())
+        server = stack.enter_context(lattice.Server(path / "data", options.binary))
+        postgres = stack.enter_context(Postgres(path))
         with server.connect() as connection:
             lattice.execute(connection, ddl)
             with connection.cursor() as cursor:
                 cursor.adbc_ingest("kv", table.to_reader(lattice.ROWS_PER_BATCH), mode="append")
+        server.stop()
+        engine = stack.enter_context(Engine(path / "data", path / "engine", options.binary))
+        server.start()
         with postgres.connect() as connection:
             connection.execute(ddl)
             connection.execute(f"insert into kv select g, 'value ' || lpad(g::text, 12, '0') from generate_series(0, {POINT_ROWS - 1}) g")
@@ -303,7 +356,7 @@ def bench_point_read(options) -> None:
 
         subjects = {"lattice_flight": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
         figures: dict[tuple, list[float]] = {}
-        for _ in range(min(options.repeat, 3)):
+        for _ in range(options.repeat):
             for clients in (1, 16):
                 for name, (connect, work) in subjects.items():
                     latencies, rate = drive(clients, options.seconds, connect, work)
@@ -312,6 +365,13 @@ def bench_point_read(options) -> None:
                     figures.setdefault((f"p95_c{clients}", name, "s"), []).append(percentile(latencies, 0.95))
                     if clients == 16:
                         figures.setdefault(("tps_c16", name, "1/s"), []).append(rate)
+                sql = "select body from kv where id = $1"
+                count, median, p95 = engine.ask(f"read {clients} {options.seconds} {POINT_ROWS} {sql}")
+                say(f"{'lattice_engine':<16} {clients:>3} clients {count / options.seconds:>10,.0f} reads/s  p50 {median * 1e3:.2f} ms")
+                figures.setdefault((f"p50_c{clients}", "lattice_engine", "s"), []).append(median)
+                figures.setdefault((f"p95_c{clients}", "lattice_engine", "s"), []).append(p95)
+                if clients == 16:
+                    figures.setdefault(("tps_c16", "lattice_engine", "1/s"), []).append(count / options.seconds)
         versions = {"postgres": postgres.version()}
     rows = [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
     finish("point_read", rows, options, versions)
@@ -349,7 +409,7 @@ def bench_commit(options) -> None:
 
         subjects = {"lattice": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
         figures: dict[tuple, list[float]] = {}
-        for _ in range(min(options.repeat, 3)):
+        for _ in range(options.repeat):
             for clients in (1, 16, 64):
                 for name, (connect, work) in subjects.items():
                     latencies, rate = drive(clients, options.seconds, connect, work)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LogFormat, Override};
-use crate::{check, load, serve, shell};
+use crate::{check, load, measure, serve, shell};
 
 /// LatticeDB: one server for transactions and analytics over Arrow Flight SQL
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ enum Command {
     Load(Box<load::LoadArgs>),
     /// Read everything in the database of a stopped server, and verify checksums, keys and references
     Check(Box<ServeArgs>),
+    /// Run statements in this process, for benchmarks
+    #[command(hide = true)]
+    Measure(Box<ServeArgs>),
     /// Print every setting of the server: its meaning, default and environment variable
     Config,
     /// Print the version
@@ -147,6 +150,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(&args).await,
             Command::Check(args) => check::run(&args).await,
+            Command::Measure(args) => measure::run(&args).await,
             Command::Sql(args) => shell::run(*args).await,
             Command::Load(args) => load::run(*args).await,
             Command::Version | Command::Config => ExitCode::SUCCESS,

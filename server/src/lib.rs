@@ -25,6 +25,7 @@ pub mod config;
 pub mod http;
 pub mod load;
 pub mod logs;
+pub mod measure;
 pub mod metrics;
 pub mod serve;
 pub mod shell;

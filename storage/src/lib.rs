@@ -40,6 +40,7 @@ mod writes;
 
 pub use base::RequestId;
 pub use bulk::BulkWriter;
+pub use columns::{RowFilter, passing};
 pub use codec::{self, KeyCodec, RowCodec, StoredColumn, StoredSchema};
 pub use error::{Error, Result};
 pub use options::StoreOptions;

@@ -25,7 +25,7 @@ use arrow::compute::{filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, UInt8Type, UInt32Type};
 use base::{CommitTs, FileId, RowKey};
 use codec::{KeyCodec, RowCodec, StoredSchema};
-use columns::{ColumnStore, CompareOp, DatasetPin, FileMeta, Role, ZoneColumn};
+use columns::{ColumnStore, CompareOp, DatasetPin, FileMeta, Role, RowFilter, ZoneColumn, passing};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
@@ -63,6 +63,8 @@ pub struct ScanSpec {
     pub system: SystemColumns,
     /// What may be skipped; rows that do not match may still be returned.
     pub zones: Option<ZoneFilter>,
+    /// What rows must pass, all of it; positions count `columns`. [`TableView::get`] returns rows whether they pass or not.
+    pub filters: Vec<Arc<dyn RowFilter>>,
     /// Rows per batch at most.
     pub batch_rows: usize,
     /// Rows at most, per partition.
@@ -72,7 +74,7 @@ pub struct ScanSpec {
 impl ScanSpec {
     /// All rows of some columns.
     pub fn new(columns: Vec<usize>) -> Self {
-        Self { columns, system: SystemColumns::default(), zones: None, batch_rows: 8192, limit: None }
+        Self { columns, system: SystemColumns::default(), zones: None, filters: Vec::new(), batch_rows: 8192, limit: None }
     }
 }
 
@@ -728,6 +730,9 @@ impl TableView {
             read.ranges = range.map(|range| vec![range]);
             read.mask = (!mask.is_empty()).then(|| Arc::new(mask));
             read.zones = spec.zones.as_ref().map(|zones| column_zones(&inner.schema, zones));
+            if !time_check {
+                read.filters = spec.filters.clone();
+            }
             if let Some(limit) = spec.limit {
                 read.batch_rows = read.batch_rows.min(u32::try_from(limit.max(1024)).unwrap_or(u32::MAX));
             }
@@ -750,7 +755,8 @@ impl TableView {
                     let at = view.inner.at.0;
                     let visible: BooleanArray =
                         from.values().iter().zip(to.values()).map(|(&from, &to)| Some(from <= at && at < to)).collect();
-                    batch = filter_record_batch(&batch, &visible)?;
+                    // Rows of another time must not reach the filters.
+                    batch = passing(filter_record_batch(&batch, &visible)?, &spec.filters).map_err(Error::part)?;
                 }
                 view.inner.column_rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                 let offsets = offsets_read
@@ -830,6 +836,7 @@ impl TableView {
             }
         };
         let chunk_rows = spec.batch_rows.max(1);
+        let filters = spec.filters.clone();
         let view = self.clone();
         let stored_spec = spec.clone();
         let stored = stream::unfold((scan, view), move |(mut scan, view)| {
@@ -865,7 +872,11 @@ impl TableView {
             .unwrap_or_default();
         let own = stream::iter(own_rows.chunks(chunk_rows).map(<[_]>::to_vec).collect::<Vec<_>>())
             .map(move |rows| view.decode_rows(rows, &spec));
-        stored.chain(own).try_filter(|batch| std::future::ready(batch.num_rows() > 0)).boxed()
+        stored
+            .chain(own)
+            .map(move |batch| passing(batch?, &filters).map_err(Error::part))
+            .try_filter(|batch| std::future::ready(batch.num_rows() > 0))
+            .boxed()
     }
 
     /// When a row-tier version was superseded, if the scan asks for it.

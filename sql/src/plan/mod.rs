@@ -4,6 +4,7 @@
 //! statement: it pins what the statement reads. Nothing is registered anywhere, so nothing can be stale.
 
 mod authorize;
+mod barrier;
 mod client;
 mod context;
 mod expression;

@@ -10,10 +10,14 @@ use base::RowKey;
 use bytes::Bytes;
 use codec::KeyCodec;
 use datafusion::common::Statistics;
+use datafusion::common::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
+};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -21,9 +25,10 @@ use datafusion::physical_plan::{
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use storage::{Partition, ScanSpec, TableView};
+use storage::{Partition, RowFilter, ScanSpec, TableView};
 
 use super::provider::ScanColumn;
+use super::pushed;
 use crate::catalog::{IndexEntry, TableEntry};
 use crate::{Error, Result};
 
@@ -49,6 +54,8 @@ pub(crate) struct ScanExec {
     columns: Vec<ScanColumn>,
     schema: SchemaRef,
     spec: ScanSpec,
+    /// What rows must pass, in terms of the output.
+    filters: Vec<Arc<dyn PhysicalExpr>>,
     statistics: Arc<Statistics>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -89,22 +96,49 @@ impl ScanExec {
             columns,
             schema,
             spec,
+            filters: Vec::new(),
             statistics: Arc::new(statistics),
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 
-    fn read(&self, partition: usize) -> DataFusionResult<BoxStream<'static, Result<RecordBatch>>> {
+    /// The same scan with these filters.
+    fn with_filters(&self, filters: Vec<Arc<dyn PhysicalExpr>>) -> Self {
+        let statistics = if filters.is_empty() { self.statistics.as_ref().clone() } else { self.statistics.as_ref().clone().to_inexact() };
+        Self {
+            entry: self.entry.clone(),
+            view: self.view.clone(),
+            access: self.access.clone(),
+            columns: self.columns.clone(),
+            schema: self.schema.clone(),
+            spec: self.spec.clone(),
+            filters,
+            statistics: Arc::new(statistics),
+            properties: self.properties.clone(),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    fn read(
+        &self,
+        partition: usize,
+        filters: Vec<Arc<dyn RowFilter>>,
+    ) -> DataFusionResult<BoxStream<'static, Result<RecordBatch>>> {
         let foreign = |error: storage::Error| Error::classified(error);
+        let tests = filters.clone();
+        let pass = move |batch: RecordBatch| storage::passing(batch, &tests).map_err(Error::classified);
         Ok(match &self.access {
             Access::Partitions(partitions) => match partitions.get(partition) {
-                Some(partition) => self.view.scan(partition, &self.spec).map_err(foreign).boxed(),
+                Some(partition) => {
+                    let spec = ScanSpec { filters, ..self.spec.clone() };
+                    self.view.scan(partition, &spec).map_err(foreign).boxed()
+                }
                 None => futures::stream::empty().boxed(),
             },
             Access::Keys(keys) => {
                 let (view, keys, spec) = (self.view.clone(), keys.clone(), self.spec.clone());
-                futures::stream::once(async move { view.get(&keys, &spec).await.map_err(foreign) }).boxed()
+                futures::stream::once(async move { view.get(&keys, &spec).await.map_err(foreign).and_then(pass) }).boxed()
             }
             Access::Index { index, view, prefixes } => {
                 let (rows, spec, stored) = (self.view.clone(), self.spec.clone(), self.entry.stored.clone());
@@ -125,6 +159,7 @@ impl ScanExec {
                             rows.get(&keys, &spec).await.map_err(foreign)
                         }
                     })
+                    .map(move |batch| batch.and_then(&pass))
                     .boxed()
             }
         })
@@ -210,6 +245,10 @@ impl DisplayAs for ScanExec {
                 .collect();
             write!(f, ", zones=[{}]", tests.join(", "))?;
         }
+        if !self.filters.is_empty() {
+            let filters: Vec<String> = self.filters.iter().map(|filter| filter.to_string()).collect();
+            write!(f, ", filters=[{}]", filters.join(" AND "))?;
+        }
         if let Some(limit) = self.spec.limit {
             write!(f, ", limit={limit}")?;
         }
@@ -234,11 +273,43 @@ impl ExecutionPlan for ScanExec {
         Ok(self)
     }
 
+    fn handle_child_pushdown_result(
+        &self,
+        _: FilterPushdownPhase,
+        offered: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> DataFusionResult<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let mut filters = self.filters.clone();
+        let mut answers = Vec::with_capacity(offered.parent_filters.len());
+        for offer in offered.parent_filters {
+            // A limit counts the rows before any filter that comes later.
+            let taken = self.spec.limit.is_none() && pushed::is_testable(&offer.filter, &self.columns);
+            if taken {
+                filters.push(offer.filter);
+            }
+            answers.push(if taken { PushedDown::Yes } else { PushedDown::No });
+        }
+        let updated = filters.len() > self.filters.len();
+        let updated_node = updated.then(|| Arc::new(self.with_filters(filters)) as Arc<dyn ExecutionPlan>);
+        Ok(FilterPushdownPropagation { filters: answers, updated_node })
+    }
+
+    /// What joins and sorts learnt in one run says nothing of the next.
+    fn reset_state(self: Arc<Self>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let lasting = self.filters.iter().filter(|filter| !pushed::is_dynamic(filter)).cloned().collect();
+        Ok(Arc::new(self.with_filters(lasting)))
+    }
+
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let (columns, schema, spec) = (self.columns.clone(), self.schema.clone(), self.spec.clone());
+        let filters = self
+            .filters
+            .iter()
+            .map(|filter| pushed::row_filter(filter, &self.columns, &self.schema))
+            .collect::<DataFusionResult<Vec<_>>>()?;
         let stream = self
-            .read(partition)?
+            .read(partition, filters)?
             .and_then({
                 let schema = schema.clone();
                 move |batch| futures::future::ready(shape(&batch, &columns, &schema, &spec))

@@ -3,6 +3,7 @@
 mod exec;
 mod filter;
 mod provider;
+mod pushed;
 
 pub(crate) use filter::one_row;
 pub(crate) use provider::{HIDDEN, LatticeTable};

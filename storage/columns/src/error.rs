@@ -71,6 +71,9 @@ pub enum Error {
     /// The rows that were to be written could not be produced.
     #[error("the source of rows failed")]
     Rows(#[source] BoxError),
+    /// A condition on rows could not be tested.
+    #[error("a condition on rows could not be tested")]
+    Filter(#[source] BoxError),
     /// The object store refused or is away.
     #[error("object store: {0}")]
     Store(#[from] object_store::Error),
@@ -121,7 +124,7 @@ impl Classify for Error {
             Error::Missing(_) => ErrorKind::Corrupt,
             Error::Corrupt { .. } => ErrorKind::Corrupt,
             Error::InvalidInput(_) => ErrorKind::Internal,
-            Error::Rows(_) => ErrorKind::Internal,
+            Error::Rows(_) | Error::Filter(_) => ErrorKind::Internal,
             Error::Store(object_store::Error::NotFound { .. }) => ErrorKind::Corrupt,
             Error::Store(_) => ErrorKind::Unavailable,
             Error::Lance(error) => match error {

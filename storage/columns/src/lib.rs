@@ -12,6 +12,7 @@ mod lookup;
 mod meta;
 mod physical;
 mod read;
+mod row_filter;
 mod scan;
 mod sketch;
 mod stats;
@@ -24,6 +25,7 @@ pub use commit::{Commit, Committed, DatasetPin, Latest};
 pub use error::{Error, Result};
 pub use filter::{CompareOp, ZoneColumn, ZoneFilter, ZonePredicate, ZoneTest};
 pub use meta::{FileMeta, FileState, Role, TxFrom};
+pub use row_filter::{RowFilter, passing};
 pub use scan::{
     OFFSET_COLUMN, OP_COLUMN, ScanSpec, ScanStream, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN, dictionary_type,
 };

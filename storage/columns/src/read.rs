@@ -36,9 +36,10 @@ use tokio::task::JoinHandle;
 use crate::blocks::file_key;
 use crate::local::read_range;
 use crate::physical::{Form, repeat, to_logical};
+use crate::row_filter::{narrow, test, test_codes};
 use crate::{
-    ColumnStore, Error, FileMeta, OFFSET_COLUMN, OP_COLUMN, Result, Role, SystemColumns, TX_FROM_COLUMN, TX_TO_COLUMN,
-    TxFrom, dictionary_type,
+    ColumnStore, Error, FileMeta, OFFSET_COLUMN, OP_COLUMN, Result, Role, RowFilter, SystemColumns, TX_FROM_COLUMN,
+    TX_TO_COLUMN, TxFrom, dictionary_type,
 };
 
 /// Bytes that the read of a footer may have in flight.
@@ -393,6 +394,70 @@ impl Shape {
         Ok(Self { columns, offsets, fields, output })
     }
 
+    /// Which rows of `keep` pass all filters; `None` when every row of what was read does.
+    pub(crate) fn select(
+        &self,
+        read: Option<&RecordBatch>,
+        rows: usize,
+        mut keep: Option<BooleanArray>,
+        filters: &[Arc<dyn RowFilter>],
+    ) -> Result<Option<BooleanArray>> {
+        for filter in filters {
+            let left = keep.as_ref().map_or(rows, BooleanArray::true_count);
+            if left == 0 {
+                break;
+            }
+            let stored = |at: usize| -> Result<Option<ArrayRef>> {
+                let Some((Source::Field(name), _)) = self.columns.get(at) else { return Ok(None) };
+                let column = Self::column(read, name)?;
+                Ok(Some(match &keep {
+                    Some(keep) => arrow::compute::filter(column, keep)?,
+                    None => column.clone(),
+                }))
+            };
+            let coded = match filter.columns() {
+                [only] => match stored(*only)? {
+                    Some(column) => test_codes(filter.as_ref(), &column)?,
+                    None => None,
+                },
+                _ => None,
+            };
+            let passed = match coded {
+                Some(passed) => passed,
+                None => {
+                    let mut columns = Vec::with_capacity(filter.columns().len());
+                    for &at in filter.columns() {
+                        let column = stored(at)?;
+                        columns.push(self.logical(at, column.as_ref(), left)?);
+                    }
+                    test(filter.as_ref(), &columns, left)?
+                }
+            };
+            if let Some(passed) = passed {
+                keep = Some(narrow(keep, passed));
+            }
+        }
+        Ok(keep)
+    }
+
+    fn column<'a>(read: Option<&'a RecordBatch>, name: &str) -> Result<&'a ArrayRef> {
+        let column = read.and_then(|read| read.column_by_name(name));
+        column.ok_or_else(|| Error::corrupt(name.to_owned(), "the field was not returned"))
+    }
+
+    /// Output column `at` of `rows` rows, from what the file stores of it.
+    fn logical(&self, at: usize, stored: Option<&ArrayRef>, rows: usize) -> Result<ArrayRef> {
+        let field = self.output.field(at);
+        match (&self.columns[at], stored) {
+            ((Source::Field(_), dictionary), Some(column)) => to_logical(column, field.data_type(), *dictionary),
+            ((Source::Field(name), _), None) => Err(Error::corrupt(name.clone(), "the field was not returned")),
+            ((Source::Constant(value), true), _) => {
+                to_logical(&repeat(value.as_ref(), &DataType::Utf8, rows)?, &DataType::Utf8, true)
+            }
+            ((Source::Constant(value), false), _) => repeat(value.as_ref(), field.data_type(), rows),
+        }
+    }
+
     /// Turns what was read of some rows, or nothing when no field is needed, into the output. `keep` drops rows first,
     /// while values are still in their compact form; `offsets` are the row numbers before that.
     pub(crate) fn finish(
@@ -402,26 +467,21 @@ impl Shape {
         rows: usize,
         keep: Option<&BooleanArray>,
     ) -> Result<RecordBatch> {
+        let left = keep.map_or(rows, |keep| keep.true_count());
+        if left == 0 {
+            return Ok(RecordBatch::new_empty(self.output.clone()));
+        }
         let read = match (read, keep) {
             (Some(read), Some(keep)) => Some(filter_record_batch(&read, keep)?),
             (read, _) => read,
         };
-        let left = keep.map_or(rows, |keep| keep.true_count());
         let mut arrays = Vec::with_capacity(self.output.fields().len());
-        for ((source, dictionary), field) in self.columns.iter().zip(self.output.fields()) {
-            let array = match source {
-                Source::Field(name) => {
-                    let column = read.as_ref().and_then(|read| read.column_by_name(name));
-                    let column = column.ok_or_else(|| Error::corrupt(name.clone(), "the field was not returned"))?;
-                    to_logical(column, field.data_type(), *dictionary)?
-                }
-                Source::Constant(value) if *dictionary => {
-                    let plain = repeat(value.as_ref(), &DataType::Utf8, left)?;
-                    to_logical(&plain, &DataType::Utf8, true)?
-                }
-                Source::Constant(value) => repeat(value.as_ref(), field.data_type(), left)?,
+        for (at, (source, _)) in self.columns.iter().enumerate() {
+            let stored = match source {
+                Source::Field(name) => Some(Self::column(read.as_ref(), name)?),
+                Source::Constant(_) => None,
             };
-            arrays.push(array);
+            arrays.push(self.logical(at, stored, left)?);
         }
         if self.offsets {
             let mut offsets: ArrayRef = Arc::new(UInt32Array::from(offsets()));

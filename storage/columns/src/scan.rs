@@ -25,7 +25,7 @@ use roaring::RoaringBitmap;
 
 use crate::blocks::{Cursor, Rows, RowsStream};
 use crate::read::{OpenFile, Shape, output_schema};
-use crate::{BATCH_ROWS, ColumnStore, DatasetPin, Error, FileMeta, Result, ZoneFilter};
+use crate::{BATCH_ROWS, ColumnStore, DatasetPin, Error, FileMeta, Result, RowFilter, ZoneFilter};
 
 /// Name of the column that holds `_tx_from` (Int64).
 pub const TX_FROM_COLUMN: &str = "_tx_from";
@@ -70,6 +70,8 @@ pub struct ScanSpec {
     pub mask: Option<Arc<RoaringBitmap>>,
     /// What may be skipped.
     pub zones: Option<ZoneFilter>,
+    /// What rows must pass, all of it, tested in this order.
+    pub filters: Vec<Arc<dyn RowFilter>>,
     /// Rows per batch at most.
     pub batch_rows: u32,
     /// Batches that are read ahead.
@@ -87,6 +89,7 @@ impl ScanSpec {
             ranges: None,
             mask: None,
             zones: None,
+            filters: Vec::new(),
             batch_rows: BATCH_ROWS,
             prefetch: 2,
         }
@@ -149,14 +152,16 @@ impl ColumnStore {
         let shape =
             Arc::new(Shape::new(&file, meta, schema, &spec.columns, &spec.dictionary, spec.system, spec.offsets)?);
         let fields: Arc<[String]> = shape.fields.clone().into();
+        let filters: Arc<[Arc<dyn RowFilter>]> = spec.filters.into();
         let batch_rows = spec.batch_rows.max(1);
         if shape.fields.is_empty() {
-            return Ok(constant_batches(shape, ranges, mask, batch_rows));
+            return Ok(constant_batches(shape, ranges, mask, filters, batch_rows));
         }
         let finish = move |rows: Rows| {
             let Rows { span, read } = rows;
             let keep = mask.as_deref().and_then(|mask| keep(&span, mask));
             let rows = read.num_rows();
+            let keep = shape.select(Some(&read), rows, keep, &filters)?;
             shape.finish(Some(read), || offsets(&span), rows, keep.as_ref())
         };
         let read = if batch_rows >= self.inner.options.column_block_rows && self.inner.options.column_cache_bytes > 0 {
@@ -355,6 +360,7 @@ fn constant_batches(
     shape: Arc<Shape>,
     ranges: Vec<Range<u32>>,
     mask: Option<Arc<RoaringBitmap>>,
+    filters: Arc<[Arc<dyn RowFilter>]>,
     batch_rows: u32,
 ) -> ScanStream {
     let mut cursor = Cursor::new(ranges);
@@ -365,7 +371,8 @@ fn constant_batches(
             return None;
         }
         let keep = mask.as_deref().and_then(|mask| keep(&span, mask));
-        Some(shape.finish(None, || offsets(&span), rows, keep.as_ref()))
+        let selected = shape.select(None, rows, keep, &filters);
+        Some(selected.and_then(|keep| shape.finish(None, || offsets(&span), rows, keep.as_ref())))
     });
     stream::iter(batches).try_filter(|batch| std::future::ready(batch.num_rows() > 0)).boxed()
 }

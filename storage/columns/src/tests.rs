@@ -1019,6 +1019,7 @@ proptest! {
         bound in 0i64..45_000,
         batch_rows in 500u32..9_000,
         cached in any::<bool>(),
+        conditions in proptest::collection::vec((0usize..3, 1i64..40), 0..4),
     ) {
         let context = &*SCANS;
         // Blocks are kept for batches of at least their size.
@@ -1034,7 +1035,13 @@ proptest! {
         }
         let literal: ArrayRef = Arc::new(Int64Array::from(vec![bound]));
         let zones = ZoneFilter::all().and_compare(ZoneColumn::Column(ColumnId(1)), CompareOp::Ge, literal);
+        let hidden = Arc::new(mask.clone() | (0..20_000u32).filter(|row| row % 50 == 7).collect::<RoaringBitmap>());
+        let filters = conditions.iter().map(|&(kind, by)| -> Arc<dyn RowFilter> {
+            let columns = match kind { 0 => vec![0], 1 => vec![1], _ => vec![3, 0] };
+            Arc::new(Condition { kind, by, columns, hidden: hidden.clone() })
+        });
         let spec = ScanSpec {
+            filters: filters.collect(),
             ranges: (!ranges.is_empty()).then(|| ranges.clone()),
             mask: Some(Arc::new(mask.clone())),
             zones: Some(zones),
@@ -1050,10 +1057,59 @@ proptest! {
         // Whole zones are skipped, and no others: each holds 8192 keys, two apart.
         let at_least = (bound + 1) / 2;
         let first = if at_least < 20_000 { at_least / 8192 * 8192 } else { 20_000 } as u32;
-        let expected: Vec<u32> = wanted.into_iter().filter(|row| *row >= first).collect();
+        let pass = |row: &u32| {
+            let key = i64::from(*row) * 2;
+            let text = (key % 11 != 0).then(|| format!("text {} of 1", key % 1000));
+            let number = (key % 5 != 0).then_some(key);
+            conditions.iter().all(|&(kind, by)| Condition::passes(kind, by, key, text.as_deref(), number.is_none()))
+        };
+        let expected: Vec<u32> = wanted.into_iter().filter(|row| *row >= first).filter(pass).collect();
         prop_assert!(offsets == expected, "{} rows where {} were expected", offsets.len(), expected.len());
         let keys = int64s(&found, "c1");
         prop_assert!(offsets.iter().zip(&keys).all(|(row, key)| i64::from(*row) * 2 == *key));
+    }
+}
+
+/// A condition on a key, on a text, or on a number and a key; it fails on rows that nobody should see.
+#[derive(Debug)]
+struct Condition {
+    kind: usize,
+    by: i64,
+    columns: Vec<usize>,
+    hidden: Arc<RoaringBitmap>,
+}
+
+impl Condition {
+    fn passes(kind: usize, by: i64, key: i64, text: Option<&str>, number_is_null: bool) -> bool {
+        match kind {
+            0 => key % by == 0,
+            // Of odd conditions NULL passes too.
+            1 => text.map_or(by % 2 == 1, |text| text.len() as i64 % 5 != by % 5),
+            _ => number_is_null || key % by != 0,
+        }
+    }
+}
+
+impl RowFilter for Condition {
+    fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    fn test(&self, columns: &[ArrayRef], rows: usize) -> Result<Option<BooleanArray>, base::BoxError> {
+        if self.kind == 1 {
+            let texts = columns[0].as_string::<i32>();
+            return Ok(Some((0..rows).map(|row| Some(Self::passes(1, self.by, 0, texts.is_valid(row).then(|| texts.value(row)), false))).collect()));
+        }
+        let keys = columns[columns.len() - 1].as_primitive::<arrow::datatypes::Int64Type>();
+        if keys.values().iter().any(|key| self.hidden.contains((key / 2) as u32)) {
+            return Err("a hidden row was tested".into());
+        }
+        let passed = |row: usize| Self::passes(self.kind, self.by, keys.value(row), None, columns[0].is_null(row));
+        if (0..rows).all(passed) {
+            return Ok(None);
+        }
+        // NULL is no.
+        Ok(Some((0..rows).map(|row| if passed(row) { Some(true) } else if row % 2 == 0 { Some(false) } else { None }).collect()))
     }
 }
 
