@@ -14,7 +14,7 @@ use columns::{FileMeta, Role, WriteSpec};
 use futures::{StreamExt, stream};
 use tokio::task::JoinHandle;
 
-use crate::transaction::{Transaction, key_columns};
+use crate::transaction::{Transaction, gives_hidden_keys, key_columns};
 use crate::view::{ScanSpec, TableView};
 use crate::{Error, Result};
 
@@ -61,6 +61,10 @@ impl BulkWriter {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        if self.schema.has_hidden_key() && gives_hidden_keys(&self.schema, &rows)? {
+            let table = self.schema.table;
+            return Err(Error::Invalid(format!("rows with hidden keys of their own cannot be bulk-written to table {table}")));
+        }
         self.rows += rows.num_rows() as u64;
         self.buffered_rows += rows.num_rows();
         self.buffered_bytes += rows.get_array_memory_size();
@@ -97,6 +101,7 @@ impl BulkWriter {
         let codec = self.codec.clone();
         let first_row_no = if schema.has_hidden_key() { self.transaction.take_row_numbers(&schema, rows) } else { 0 };
         let first_file = core.next_files(rows.div_ceil(1 << 18) as u64 + 2).await?;
+        let transaction = self.transaction.clone();
         self.writing = Some(tokio::spawn(async move {
             let sorted = {
                 let schema = Arc::clone(&schema);
@@ -111,7 +116,8 @@ impl BulkWriter {
                 .map_err(|error| Error::Unavailable(format!("sorting stopped: {error}")))??
             };
             let mut next = first_file.0;
-            core.columns
+            let files = core
+                .columns
                 .write_files(
                     &schema,
                     Role::Current,
@@ -124,7 +130,10 @@ impl BulkWriter {
                     WriteSpec::at_commit(0),
                 )
                 .await
-                .map_err(Error::part)
+                .map_err(Error::part)?;
+            // Here, because nobody may wait for this task any more.
+            transaction.note_staged(schema.table, &files);
+            Ok(files)
         }));
         Ok(())
     }

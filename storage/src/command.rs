@@ -33,6 +33,8 @@ pub(crate) enum Command {
         /// How many.
         count: u64,
     },
+    /// The history of a dropped table cannot be read any more; its files go.
+    Forget(TableId),
 }
 
 /// The effects of one transaction.
@@ -70,7 +72,7 @@ pub(crate) struct Publish {
     pub(crate) history_version: DatasetVersion,
     /// New files of `current`, and files whose description changed.
     pub(crate) current: Vec<FileMeta>,
-    /// Files that `current` no longer has.
+    /// Files that `current` or `history` no longer has.
     pub(crate) removed: Vec<FileId>,
     /// New files of `history`.
     pub(crate) history: Vec<FileMeta>,
@@ -80,6 +82,7 @@ const GROUP: u8 = 1;
 const PUBLISH: u8 = 2;
 const TICK: u8 = 3;
 const ALLOCATE: u8 = 4;
+const FORGET: u8 = 5;
 
 impl Command {
     pub(crate) fn encode(&self) -> Result<Bytes> {
@@ -102,6 +105,9 @@ impl Command {
             Command::Allocate { counter, count } => {
                 out.u8(ALLOCATE).str(counter).varint(*count);
             }
+            Command::Forget(table) => {
+                out.u8(FORGET).u32(table.0);
+            }
         }
         Ok(out.finish())
     }
@@ -120,6 +126,7 @@ impl Command {
             PUBLISH => Command::Publish(decode_publish(&mut input)?),
             TICK => Command::Tick(CommitTs(input.i64()?)),
             ALLOCATE => Command::Allocate { counter: input.string()?, count: input.varint()? },
+            FORGET => Command::Forget(TableId(input.u32()?)),
             kind => return Err(Error::Corrupt(format!("log command of unknown kind {kind}"))),
         };
         input.finish()?;

@@ -30,6 +30,12 @@ pub enum Error {
         /// The table.
         table: TableId,
     },
+    /// Transactions wait for each other, and this is the youngest of them.
+    #[error("deadlock detected")]
+    Deadlock {
+        /// The table.
+        table: TableId,
+    },
     /// `AS OF` a moment that has not come.
     #[error("system time {requested} lies in the future")]
     FutureTime {
@@ -113,7 +119,7 @@ impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Error::DuplicateKey { .. } => ErrorKind::AlreadyExists,
-            Error::WriteConflict { .. } | Error::LockTimeout { .. } => ErrorKind::Conflict,
+            Error::WriteConflict { .. } | Error::LockTimeout { .. } | Error::Deadlock { .. } => ErrorKind::Conflict,
             Error::FutureTime { .. }
             | Error::ExpiredTime { .. }
             | Error::TransactionEnded
@@ -134,6 +140,7 @@ impl Classify for Error {
         match self {
             Error::DuplicateKey { .. } => SqlState::UNIQUE_VIOLATION,
             Error::LockTimeout { .. } => SqlState::LOCK_NOT_AVAILABLE,
+            Error::Deadlock { .. } => SqlState::DEADLOCK_DETECTED,
             Error::FutureTime { .. } | Error::Invalid(_) => SqlState::INVALID_PARAMETER_VALUE,
             Error::ExpiredTime { .. } => SqlState::SNAPSHOT_TOO_OLD,
             Error::TransactionEnded => SqlState::NO_ACTIVE_TRANSACTION,

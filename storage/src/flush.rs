@@ -1,4 +1,5 @@
-//! The compactor: moves row-tier versions into the column tier, folds masks into deletion vectors, merges small files.
+//! The compactor: moves row-tier versions into the column tier, folds masks into deletion vectors, merges small files of
+//! `current` and of `history`, removes what nobody reads any more.
 //!
 //! # A flush
 //! 1. Choose the cut X, and from then on remember every key written (`since_cut`).
@@ -7,11 +8,21 @@
 //! 4. Write the newest row-tier versions as a key-sorted file; commit it together with deletion vectors for the masks.
 //! 5. Publish through the log: readers switch, rows leave the row tier, masks up to X go.
 //!
+//! # What goes, and when
+//! - Dataset versions, and files that no version names: when no view reads a publication that needs them.
+//! - Files that a crash left behind: after a start, table by table, in the background.
+//! - A dropped table: its history stays readable for `dropped_retention_ms`. Then a `Forget` entry in the log takes its
+//!   files out of the state; they are removed when the last view that reads them is gone.
+//!
 //! # Invariants
 //! - FLUSH-1 a crash before step 5 leaves the published state untouched: opening the store puts the datasets back
 //!   (`tests/crash.rs`, failpoints `flush.*`).
 //! - FLUSH-2 after step 5 no mask entry at or before X remains.
 //! - FLUSH-3 a row that is superseded while the flush runs is masked in its new file from the publication on.
+//! - FLUSH-4 merging `history` changes no answer about the past (`tests/placement.rs`), and few files of it stay small
+//!   (`history_is_merged`).
+//! - FLUSH-5 the files of a dropped table go, and not before its last reader
+//!   (`files_of_a_dropped_table_go_after_its_last_reader`).
 //!
 //! # Failure
 //! Any error leaves the published state as it was; the next attempt starts over on top of whatever reached the datasets.
@@ -62,6 +73,8 @@ pub(crate) struct Compactor {
     last: Mutex<HashMap<TableId, tokio::time::Instant>>,
     /// Versions that no view reads any more.
     free: Mutex<Vec<(TableId, Arc<Published>)>>,
+    /// Tables that may have files of a crash.
+    unswept: Mutex<Vec<TableId>>,
 }
 
 /// A row on its way to a file.
@@ -83,21 +96,32 @@ impl Compactor {
                     Role::Current => published.current_version,
                     Role::History => published.history_version,
                 };
-                let Some(latest) = columns.latest(table.id, role).await.map_err(Error::part)? else { continue };
-                let head = if latest.version > version {
+                let Some(newest) = columns.newest_version(table.id, role).await.map_err(Error::part)? else { continue };
+                let head = if newest > version {
                     tracing::info!(table_id = table.id.0, %role, "undoing a flush that was not published");
-                    columns.restore(table.id, role, latest.version, version).await.map_err(Error::part)?
+                    columns.restore(table.id, role, newest, version).await.map_err(Error::part)?
                 } else {
-                    latest.version
+                    newest
                 };
                 compactor.heads.lock().insert((table.id, role), head);
             }
             rebuild_masks(&table, columns).await?;
             if table.schema().is_some() {
-                sweep(&table, columns, &[]).await?;
+                compactor.unswept.lock().push(table.id);
             }
         }
+        let known = state.all_tables().iter().map(|table| table.id).collect();
+        let deleted = columns.delete_unknown_tables(&known).await.map_err(Error::part)?;
+        if !deleted.is_empty() {
+            tracing::info!(tables = deleted.len(), "removed files of tables that were never committed");
+        }
         Ok(compactor)
+    }
+
+    /// Whether a table should be flushed now, whatever its age.
+    pub(crate) fn is_urgent(&self, table: &Table, options: &StoreOptions, row_tier: &RowTier) -> bool {
+        let bytes = table.rows.bytes();
+        bytes >= options.flush_bytes || row_tier.bytes() > options.row_tier_bytes / 2 && bytes > 0
     }
 
     /// Whether a table should be flushed now.
@@ -109,8 +133,7 @@ impl Compactor {
         if table.newest() <= published.cut && published.staged.is_empty() {
             return false;
         }
-        let bytes = table.rows.bytes();
-        if bytes >= options.flush_bytes || row_tier.bytes() > options.row_tier_bytes / 2 && bytes > 0 {
+        if self.is_urgent(table, options, row_tier) {
             return true;
         }
         let now = tokio::time::Instant::now();
@@ -306,8 +329,13 @@ impl Core {
         Ok(())
     }
 
-    /// Merges small files of a table once there are `least` of them.
+    /// Merges small files of a table once there are `least` of them, in either dataset.
     pub(crate) async fn merge_table(&self, table: &Arc<Table>, least: usize) -> Result<()> {
+        self.merge_current(table, least).await?;
+        self.merge_history(table, least).await
+    }
+
+    async fn merge_current(&self, table: &Arc<Table>, least: usize) -> Result<()> {
         let small = |published: &Published| -> Vec<FileMeta> {
             let mut rows = 0_u64;
             published
@@ -425,6 +453,127 @@ impl Core {
         }
     }
 
+    /// Merges small files of `history`. Rows of neighbours in closing time come together, ordered by when they began, so
+    /// that a moment's rows still lie in few files and few zones of them.
+    async fn merge_history(&self, table: &Arc<Table>, least: usize) -> Result<()> {
+        let small = |published: &Published| -> Vec<FileMeta> {
+            let mut files: Vec<FileMeta> = published
+                .history
+                .iter()
+                .filter(|meta| meta.rows < SMALL_FILE_ROWS)
+                .map(|meta| FileMeta::clone(meta))
+                .collect();
+            files.sort_by_key(|meta| (meta.min_closed, meta.file));
+            let mut rows = 0_u64;
+            let taken = files.iter().take_while(|meta| {
+                rows += u64::from(meta.rows);
+                rows <= MERGE_ROWS
+            });
+            let taken = taken.count();
+            files.truncate(taken);
+            files
+        };
+        let least = least.max(2);
+        if small(&table.published()).len() < least {
+            return Ok(());
+        }
+        let _one = self.compactor.busy.lock().await;
+        let Some(schema) = table.schema() else { return Ok(()) };
+        let published = table.published();
+        let sources = small(&published);
+        if sources.len() < least {
+            return Ok(());
+        }
+        let pin = self.columns.pin(table.id, Role::History, published.history_version).await.map_err(Error::part)?;
+        let from_column = schema.columns.len();
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut order: Vec<(i64, usize, usize)> = Vec::new();
+        for meta in &sources {
+            let mut spec = ScanSpec::columns((0..schema.columns.len()).collect());
+            spec.system = SystemColumns { tx_from: true, tx_to: true, op: true };
+            let mut scan = self.columns.scan_file(Some(&pin), meta, &schema, spec);
+            while let Some(batch) = scan.next().await {
+                let batch = batch.map_err(Error::part)?;
+                let from = batch.column(from_column).as_primitive::<Int64Type>();
+                order.extend(from.values().iter().enumerate().map(|(row, &from)| (from, batches.len(), row)));
+                batches.push(batch);
+            }
+        }
+        order.sort_unstable();
+        let rows = order.len();
+        let chunks: Vec<Vec<(usize, usize)>> =
+            order.chunks(BATCH_ROWS).map(|chunk| chunk.iter().map(|(_, batch, row)| (*batch, *row)).collect()).collect();
+        let sorted = stream::iter(chunks.into_iter().map(move |chunk| -> Result<RecordBatch, BoxError> {
+            Ok(interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &chunk)?)
+        }));
+        let mut spec = WriteSpec::stored();
+        spec.order = columns::KeyOrder::Any;
+        let written = self.write(&schema, Role::History, rows, sorted, spec).await?;
+        runtime::failpoint_hit("merge.history_written");
+        let files: Vec<FileMeta> = published.history.iter().map(|meta| FileMeta::clone(meta)).collect();
+        let new: HashSet<FileId> = written.iter().map(|meta| meta.file).collect();
+        let removed: Vec<FileId> = sources.iter().map(|meta| meta.file).collect();
+        let commit = Commit { add: written, remove: removed.clone(), files: &files, ..Commit::default() };
+        let committed = self.commit_files(table.id, Role::History, commit, published.cut).await?;
+        runtime::failpoint_hit("merge.history_committed");
+        let publish = Publish {
+            table: table.id,
+            cut: published.cut,
+            current_version: published.current_version,
+            history_version: committed.version,
+            current: Vec::new(),
+            removed,
+            history: committed.files.into_iter().filter(|meta| new.contains(&meta.file)).collect(),
+        };
+        drop((published, pin));
+        self.publish(publish, Prepared::default()).await?;
+        self.counters.merges.fetch_add(1, Ordering::Relaxed);
+        self.reclaim(table);
+        Ok(())
+    }
+
+    /// Forgets a dropped table when its time is over, and removes its files when nobody reads them.
+    pub(crate) async fn expire_table(&self, table: &Arc<Table>) -> Result<()> {
+        let dropped = table.inner.read().dropped;
+        let Some(dropped) = dropped else { return Ok(()) };
+        if table.forgotten().is_none() {
+            let retention = i64::try_from(self.options.dropped_retention_ms).unwrap_or(i64::MAX).saturating_mul(1000);
+            if self.runtime.clock.now().0.saturating_sub(dropped.0) < retention {
+                return Ok(());
+            }
+            // Who began before the drop still has the table.
+            if self.running.lock().values().any(|snapshot| *snapshot < dropped) {
+                return Ok(());
+            }
+            let (reply, done) = oneshot::channel();
+            self.sequencer.send(Order::Forget { table: table.id, reply })?;
+            done.await.map_err(|_| Error::Unavailable("the store is closing".into()))??;
+        }
+        if table.files_removed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one = self.compactor.busy.lock().await;
+        self.reclaim(table);
+        if !table.retired().is_empty() {
+            return Ok(());
+        }
+        table.rows.truncate(CommitTs::MAX);
+        self.compactor.free.lock().retain(|(id, _)| *id != table.id);
+        self.columns.delete_table(table.id).await.map_err(Error::part)?;
+        self.compactor.heads.lock().retain(|(id, _), _| *id != table.id);
+        table.files_removed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Removes what a crash left of one table; false when there is no such table left.
+    pub(crate) async fn sweep_one(&self) -> Result<bool> {
+        let Some(id) = self.compactor.unswept.lock().pop() else { return Ok(false) };
+        let Some(table) = self.state.table(id).filter(|table| table.schema().is_some()) else { return Ok(true) };
+        let _one = self.compactor.busy.lock().await;
+        sweep(&table, &self.columns, &table.retired()).await?;
+        Ok(true)
+    }
+
     async fn commit_files(&self, table: TableId, role: Role, mut commit: Commit<'_>, cut: CommitTs) -> Result<columns::Committed> {
         commit.properties.insert("lattice.cut".into(), cut.to_string());
         let expected = self.compactor.head(table, role);
@@ -490,6 +639,7 @@ impl Core {
         }
         let lost_files = free.iter().any(|old| {
             old.current.iter().any(|meta| now.file(meta.file).is_none())
+                || old.history.iter().any(|meta| now.history.iter().all(|kept| kept.file != meta.file))
         });
         if lost_files && let Err(error) = sweep(table, &self.columns, &still_read).await {
             tracing::warn!(table_id = table.id.0, %error, "unused files stay until the next sweep");

@@ -20,7 +20,7 @@
 //! A failed fsync or a log entry that cannot be read stops the store; see [`Error`] for everything else.
 //!
 //! # Not here
-//! SQL, types beyond Arrow's, policies. Deadlock detection: waits end by timeout.
+//! SQL, types beyond Arrow's, policies.
 
 mod bulk;
 mod checkpoint;
@@ -35,6 +35,7 @@ mod sequencer;
 mod state;
 mod store;
 mod transaction;
+mod validate;
 mod view;
 mod writes;
 
@@ -92,6 +93,8 @@ pub struct StoreStats {
     pub conflicts: u64,
     /// Times a statement waited for a row lock.
     pub lock_waits: u64,
+    /// Statements that gave up because transactions waited for each other.
+    pub deadlocks: u64,
     /// Synchronisations of the journal.
     pub fsyncs: u64,
     /// Flushes published.

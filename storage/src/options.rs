@@ -29,6 +29,8 @@ pub struct StoreOptions {
     pub cache_bytes: usize,
     /// Small files of one table that cause a merge.
     pub merge_files: usize,
+    /// How long the history of a dropped table can be read; its files are removed afterwards.
+    pub dropped_retention_ms: u64,
 }
 
 impl StoreOptions {
@@ -47,6 +49,7 @@ impl StoreOptions {
             segment_bytes: 64 << 20,
             cache_bytes: 1 << 30,
             merge_files: 8,
+            dropped_retention_ms: 7 * 24 * 3_600_000,
         }
     }
 }

@@ -6,23 +6,31 @@
 //!
 //! # Invariants
 //! - SEQ-1 commit timestamps ascend strictly in log order (`timestamps_ascend_in_log_order`).
-//! - SEQ-2 of two transactions that wrote one row, the one with the older snapshot fails
-//!   (`first_committer_wins`, `a_flush_between_read_and_commit_keeps_the_conflict`).
+//! - SEQ-2 of two transactions that wrote one row, the one with the older snapshot fails, and one that wrote other rows does
+//!   not (`first_committer_wins`, `a_flush_between_read_and_commit_keeps_the_conflict`,
+//!   `a_bulk_load_and_small_writers_on_other_keys_do_not_conflict`).
 //! - SEQ-3 a commit is acknowledged after its entry is durable and applied.
 //! - SEQ-4 publications pass through here too, so that a commit ordered after one has current row addresses.
+//! - SEQ-5 several entries are on their way at once, and share an fsync (`entries_in_flight_share_an_fsync`).
+//! - SEQ-6 what was checked under one leadership is proposed in no other ([`raft::Raft::propose_in`]).
+//!
+//! # Large transactions
+//! The keys of a large transaction lie in files, which this thread does not read. [`crate::validate`] compares them with
+//! what others committed, in the session, up to some moment. Here it is only seen whether something came after that moment
+//! that the files' key ranges and Bloom filters cannot rule out; then the write set goes back to be validated again.
 //!
 //! # Failure
 //! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work until
 //! the store is opened again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use base::{Classify, CommitTs, ErrorKind, FileId, RequestId, RowAddress, RowKey, TableId};
+use base::{Classify, CommitTs, ErrorKind, FileId, RequestId, RowAddress, RowKey, TableId, Term};
 use bytes::Bytes;
 use codec::StoredSchema;
-use columns::FileMeta;
+use columns::{FileMeta, FileStats};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
@@ -60,6 +68,8 @@ pub(crate) struct TableCommit {
     pub(crate) truncate: bool,
     pub(crate) rows: Vec<(RowKey, RowOp, Predecessor)>,
     pub(crate) staged: Vec<FileMeta>,
+    /// The statistics of `staged`, once validation has read them.
+    pub(crate) staged_stats: Vec<Arc<FileStats>>,
     pub(crate) masks: Vec<(FileId, RoaringBitmap)>,
 }
 
@@ -67,13 +77,23 @@ pub(crate) struct TableCommit {
 #[derive(Debug)]
 pub(crate) struct CommitOrder {
     pub(crate) snapshot: CommitTs,
+    /// Up to here no large transaction wrote what this one writes, nor the other way round.
+    pub(crate) validated: CommitTs,
     pub(crate) request: Option<RequestId>,
     pub(crate) header: TransactionHeader,
     pub(crate) defines: Vec<Arc<StoredSchema>>,
     pub(crate) drops: Vec<TableId>,
     pub(crate) tables: Vec<TableCommit>,
     pub(crate) bytes: usize,
-    pub(crate) reply: oneshot::Sender<Result<CommitTs>>,
+}
+
+/// What became of a [`CommitOrder`].
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// It committed, or failed.
+    Decided(Result<CommitTs>),
+    /// It must be validated up to a later moment first.
+    Validate(Box<CommitOrder>),
 }
 
 impl CommitOrder {
@@ -86,10 +106,11 @@ impl CommitOrder {
 /// Work for the sequencer.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Commit(Box<CommitOrder>),
+    Commit { order: Box<CommitOrder>, reply: oneshot::Sender<Reply> },
     Publish { publish: Box<Publish>, prepared: Arc<Prepared>, reply: oneshot::Sender<Result<()>> },
     Tick { ts: CommitTs, reply: oneshot::Sender<Result<()>> },
     Allocate { counter: String, count: u64, reply: oneshot::Sender<Result<u64>> },
+    Forget { table: TableId, reply: oneshot::Sender<Result<()>> },
     Stop,
 }
 
@@ -127,10 +148,12 @@ impl Sequencer {
             stats: SequencerStats::default(),
         });
         let (permit, permits) = bounded(ENTRIES_IN_FLIGHT);
+        let term = raft.leading().ok_or_else(|| Error::Unavailable("this node does not lead".into()))?;
         let mut work = Worker {
             last: shared.state.last(),
             shared: Arc::clone(&shared),
             raft,
+            term,
             clock,
             runtime: tokio::runtime::Handle::current(),
             permit,
@@ -224,6 +247,8 @@ fn current_address(writes: &TableCommit, key: &RowKey, predecessor: Predecessor)
 struct Worker {
     shared: Arc<Shared>,
     raft: raft::Raft,
+    /// The leadership under which commits are checked.
+    term: Term,
     clock: Arc<dyn Clock>,
     runtime: tokio::runtime::Handle,
     last: CommitTs,
@@ -235,7 +260,7 @@ struct Worker {
 #[derive(Default)]
 struct Group {
     commits: Vec<Commit>,
-    replies: Vec<(CommitTs, oneshot::Sender<Result<CommitTs>>)>,
+    replies: Vec<(CommitTs, oneshot::Sender<Reply>)>,
     keys: Vec<(TableId, RowKey)>,
     bytes: usize,
 }
@@ -247,21 +272,21 @@ impl Worker {
             let Some(order) = next.take().or_else(|| orders.recv().ok()) else { break };
             match order {
                 Order::Stop => break,
-                Order::Commit(commit) if commit.is_bulk() => {
+                Order::Commit { order, reply } if order.is_bulk() => {
                     self.drain();
                     let mut group = Group::default();
-                    self.admit(*commit, &mut group);
+                    self.admit(order, reply, &mut group);
                     self.propose_group(group);
                     self.drain();
                 }
-                Order::Commit(commit) => {
+                Order::Commit { order, reply } => {
                     // Waiting for a place in flight before collecting lets the group grow while the log is busy.
                     self.wait_for_place();
                     let mut group = Group::default();
-                    self.admit(*commit, &mut group);
+                    self.admit(order, reply, &mut group);
                     while group.commits.len() < GROUP_TRANSACTIONS && group.bytes < GROUP_BYTES {
                         match orders.try_recv() {
-                            Ok(Order::Commit(commit)) if !commit.is_bulk() => self.admit(*commit, &mut group),
+                            Ok(Order::Commit { order, reply }) if !order.is_bulk() => self.admit(order, reply, &mut group),
                             Ok(other) => {
                                 next = Some(other);
                                 break;
@@ -279,6 +304,11 @@ impl Worker {
                 Order::Tick { ts, reply } => {
                     self.last = self.last.max(ts);
                     self.propose(&Command::Tick(ts), move |outcome| {
+                        let _ = reply.send(outcome.map(|_| ()));
+                    });
+                }
+                Order::Forget { table, reply } => {
+                    self.propose(&Command::Forget(table), move |outcome| {
                         let _ = reply.send(outcome.map(|_| ()));
                     });
                 }
@@ -320,29 +350,37 @@ impl Worker {
         self.last
     }
 
-    fn admit(&mut self, order: CommitOrder, group: &mut Group) {
+    fn admit(&mut self, mut order: Box<CommitOrder>, reply: oneshot::Sender<Reply>, group: &mut Group) {
         if let Some(ts) = order.request.and_then(|request| self.shared.state.outcome(request)) {
-            let _ = order.reply.send(Ok(ts));
+            let _ = reply.send(Reply::Decided(Ok(ts)));
             return;
         }
         if self.shared.failed.load(Ordering::Acquire) {
-            let _ = order.reply.send(Err(Error::Unavailable("an earlier commit failed: restart the server".into())));
+            let failed = Error::Unavailable("an earlier commit failed: restart the server".into());
+            let _ = reply.send(Reply::Decided(Err(failed)));
             return;
         }
-        match self.check(&order) {
-            Err(error) => {
+        match self.check(&mut order) {
+            Err(Refusal::Failed(error)) => {
                 self.shared.stats.conflicts.fetch_add(1, Ordering::Relaxed);
-                let _ = order.reply.send(Err(error));
+                let _ = reply.send(Reply::Decided(Err(error)));
+            }
+            Err(Refusal::Unvalidated) => {
+                let _ = reply.send(Reply::Validate(order));
             }
             Ok(addresses) => {
                 let ts = self.stamp();
-                self.enlist(order, addresses, ts, group);
+                self.enlist(*order, reply, addresses, ts, group);
             }
         }
     }
 
     /// First committer wins: no row that the transaction wrote may have been written since its snapshot.
-    fn check(&self, order: &CommitOrder) -> Result<Vec<Vec<Option<RowAddress>>>> {
+    fn check(&self, order: &mut CommitOrder) -> Result<Vec<Vec<Option<RowAddress>>>, Refusal> {
+        for writes in &mut order.tables {
+            follow_masks(writes)?;
+        }
+        let order = &*order;
         let pending = self.shared.pending.lock();
         let mut addresses = Vec::with_capacity(order.tables.len());
         for writes in &order.tables {
@@ -351,12 +389,12 @@ impl Worker {
                 let inner = table.inner.read();
                 let defined = !inner.schemas.is_empty() || order.defines.iter().any(|schema| schema.table == table.id);
                 if inner.dropped.is_some() || !defined {
-                    return Err(Error::UnknownTable(table.id));
+                    return Err(Error::UnknownTable(table.id).into());
                 }
                 if let Some((_, newest)) = inner.schemas.last()
                     && newest.version > writes.schema.version
                 {
-                    return Err(conflict(table));
+                    return Err(conflict(table).into());
                 }
             }
             let mut of_table = Vec::with_capacity(writes.rows.len());
@@ -364,17 +402,25 @@ impl Worker {
                 if pending.contains_key(&(table.id, key.clone()))
                     || newest_applied(table, key).is_some_and(|ts| ts > order.snapshot)
                 {
-                    return Err(conflict(table));
+                    return Err(conflict(table).into());
                 }
                 of_table.push(current_address(writes, key, *predecessor)?);
             }
-            check_against_bulk(order, writes)?;
+            check_masks(writes)?;
+            check_validated(order, writes)?;
             addresses.push(of_table);
         }
         Ok(addresses)
     }
 
-    fn enlist(&mut self, order: CommitOrder, addresses: Vec<Vec<Option<RowAddress>>>, ts: CommitTs, group: &mut Group) {
+    fn enlist(
+        &mut self,
+        order: CommitOrder,
+        reply: oneshot::Sender<Reply>,
+        addresses: Vec<Vec<Option<RowAddress>>>,
+        ts: CommitTs,
+        group: &mut Group,
+    ) {
         let mut aside = Vec::new();
         let mut tables = Vec::with_capacity(order.tables.len());
         for (mut writes, addresses) in order.tables.into_iter().zip(addresses) {
@@ -387,7 +433,7 @@ impl Worker {
             }
             for meta in &mut writes.staged {
                 if let Err(error) = meta.bind(&writes.schema, ts) {
-                    let _ = order.reply.send(Err(Error::part(error)));
+                    let _ = reply.send(Reply::Decided(Err(Error::part(error))));
                     return;
                 }
             }
@@ -405,7 +451,7 @@ impl Worker {
             self.shared.state.aside.addresses.lock().insert(ts, aside);
         }
         group.bytes += order.bytes;
-        group.replies.push((ts, order.reply));
+        group.replies.push((ts, reply));
         group.commits.push(Commit {
             ts,
             request: order.request,
@@ -433,13 +479,14 @@ impl Worker {
             match outcome {
                 Ok(_) => {
                     for (ts, reply) in replies {
-                        let _ = reply.send(Ok(ts));
+                        let _ = reply.send(Reply::Decided(Ok(ts)));
                     }
                 }
                 Err(error) => {
                     let refused = error.kind() == ErrorKind::Exhausted;
                     for (_, reply) in replies {
-                        let _ = reply.send(Err(if refused { Error::DiskFull } else { Error::Indeterminate }));
+                        let error = if refused { Error::DiskFull } else { Error::Indeterminate };
+                        let _ = reply.send(Reply::Decided(Err(error)));
                     }
                 }
             }
@@ -454,7 +501,8 @@ impl Worker {
             let lost = publish.removed.iter().any(|file| {
                 inner.masks.get(file).is_some_and(|mask| mask.has_layers_after(publish.cut))
             });
-            if lost {
+            let forgotten = inner.dropped.is_some() && inner.schemas.is_empty();
+            if lost || forgotten {
                 let _ = reply.send(Err(conflict(&table)));
                 return;
             }
@@ -474,7 +522,7 @@ impl Worker {
         let _ = self.permit.send(());
         let proposal = {
             let _context = self.runtime.enter();
-            self.raft.propose(bytes)
+            self.raft.propose_in(self.term, bytes)
         };
         let shared = Arc::clone(&self.shared);
         let permits = self.permits.clone();
@@ -491,51 +539,51 @@ impl Worker {
     }
 }
 
-/// Ranges of keys that large transactions wrote since the snapshot, against what this one wrote, and the other way round.
-fn check_against_bulk(order: &CommitOrder, writes: &TableCommit) -> Result<()> {
-    let table = &writes.table;
-    if table.newest() <= order.snapshot {
+/// Why a commit is not ordered.
+enum Refusal {
+    Failed(Error),
+    Unvalidated,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+/// Brings the sets of rows that a large transaction supersedes up to date with the merges since it read them.
+fn follow_masks(writes: &mut TableCommit) -> Result<()> {
+    if writes.masks.is_empty() {
         return Ok(());
     }
+    let inner = writes.table.inner.read();
+    for (_, _, prepared) in inner.recent.iter().filter(|(_, _, prepared)| !prepared.moved.is_empty()) {
+        let (moved, mut masks): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut writes.masks).into_iter().partition(|(file, _)| prepared.moved.contains_key(file));
+        let mut followed: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
+        for (file, rows) in &moved {
+            let Some(relocation) = prepared.moved.get(file) else { continue };
+            for offset in rows {
+                // A row that was not carried over had been superseded before.
+                let address = relocation.rows.get(offset as usize).copied().flatten().ok_or_else(|| conflict(&writes.table))?;
+                followed.entry(address.file).or_default().insert(address.offset);
+            }
+        }
+        for (file, rows) in followed {
+            match masks.iter_mut().find(|(known, _)| *known == file) {
+                Some((_, known)) => *known |= rows,
+                None => masks.push((file, rows)),
+            }
+        }
+        writes.masks = masks;
+    }
+    Ok(())
+}
+
+/// No row that a large transaction supersedes may have been superseded by another one.
+fn check_masks(writes: &TableCommit) -> Result<()> {
+    let table = &writes.table;
     let (published, masks) = table.pin();
-    // Hidden keys are handed out once, so that only masks can clash.
-    let keyed = !writes.schema.has_hidden_key();
-    let covers = |meta: &FileMeta, key: &RowKey| meta.min_key <= *key && *key <= meta.max_key;
-    let newer = || {
-        published
-            .current
-            .iter()
-            .chain(&published.staged)
-            .filter(|meta| meta.constant_tx_from().is_some_and(|ts| ts > order.snapshot))
-    };
-    for meta in newer().filter(|_| keyed) {
-        let inserted = writes.rows.iter().any(|(key, _, at)| *at == Predecessor::Nothing && covers(meta, key));
-        let overlaps =
-            writes.staged.iter().any(|staged| staged.min_key <= meta.max_key && meta.min_key <= staged.max_key);
-        if inserted || overlaps {
-            return Err(conflict(table));
-        }
-    }
-    if keyed && !writes.staged.is_empty() {
-        // Versions that were flushed since are in the lists below.
-        let above = order.snapshot.max(published.cut);
-        let scan = table.rows.scan(.., CommitTs::MAX, above).map_err(Error::part)?;
-        for chunk in scan {
-            if chunk.iter().any(|(key, _)| writes.staged.iter().any(|meta| covers(meta, key))) {
-                return Err(conflict(table));
-            }
-        }
-        let inner = table.inner.read();
-        for (_, _, prepared) in &inner.recent {
-            let clash = prepared
-                .flushed
-                .iter()
-                .any(|(key, ts)| *ts > order.snapshot && writes.staged.iter().any(|meta| covers(meta, key)));
-            if clash {
-                return Err(conflict(table));
-            }
-        }
-    }
     for (file, rows) in &writes.masks {
         if published.file(*file).is_none() && !writes.staged.iter().any(|meta| meta.file == *file) {
             return Err(conflict(table));
@@ -544,6 +592,51 @@ fn check_against_bulk(order: &CommitOrder, writes: &TableCommit) -> Result<()> {
             && !mask.rows_at(CommitTs::MAX).is_disjoint(rows)
         {
             return Err(conflict(table));
+        }
+    }
+    Ok(())
+}
+
+/// Whether validation covers everything that large transactions wrote before this one, and the other way round.
+fn check_validated(order: &CommitOrder, writes: &TableCommit) -> Result<(), Refusal> {
+    let table = &writes.table;
+    let since = order.validated;
+    // Hidden keys are handed out once, and after a truncation nothing is left to meet.
+    if writes.truncate || writes.schema.has_hidden_key() || table.newest() <= since {
+        return Ok(());
+    }
+    let published = table.published();
+    let covers = |meta: &FileMeta, key: &RowKey| meta.min_key <= *key && *key <= meta.max_key;
+    if table.newest_large() > since {
+        let later = published.current.iter().chain(&published.staged).filter(|meta| meta.max_ts > since);
+        for meta in later {
+            let inserted = writes.rows.iter().any(|(key, _, at)| *at == Predecessor::Nothing && covers(meta, key));
+            let overlaps =
+                writes.staged.iter().any(|staged| staged.min_key <= meta.max_key && meta.min_key <= staged.max_key);
+            if inserted || overlaps {
+                return Err(Refusal::Unvalidated);
+            }
+        }
+    }
+    if writes.staged.is_empty() {
+        return Ok(());
+    }
+    let may_hold = |key: &RowKey| {
+        writes.staged.iter().enumerate().any(|(at, meta)| {
+            covers(meta, key) && writes.staged_stats.get(at).is_none_or(|stats| stats.may_hold(key))
+        })
+    };
+    // Versions that were flushed since are in the lists below.
+    let scan = table.rows.scan(.., CommitTs::MAX, since.max(published.cut)).map_err(Error::part)?;
+    for chunk in scan {
+        if chunk.iter().any(|(key, _)| may_hold(key)) {
+            return Err(Refusal::Unvalidated);
+        }
+    }
+    let inner = table.inner.read();
+    for (_, _, prepared) in &inner.recent {
+        if prepared.flushed.iter().any(|(key, ts)| *ts > since && may_hold(key)) {
+            return Err(Refusal::Unvalidated);
         }
     }
     Ok(())

@@ -90,7 +90,11 @@ pub(crate) struct Table {
     retired: Mutex<VecDeque<Arc<Published>>>,
     /// Masks must be looked up again from the row tier's keys.
     pub(crate) needs_masks: AtomicBool,
+    /// The files of a forgotten table have been removed.
+    pub(crate) files_removed: AtomicBool,
     newest: AtomicI64,
+    /// As far as this process knows: transactions do not outlive it.
+    newest_large: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -114,8 +118,15 @@ impl Table {
             inner: RwLock::default(),
             retired: Mutex::default(),
             needs_masks: AtomicBool::new(false),
+            files_removed: AtomicBool::new(false),
             newest: AtomicI64::new(0),
+            newest_large: AtomicI64::new(0),
         }
+    }
+
+    /// The newest commit that brought files.
+    pub(crate) fn newest_large(&self) -> CommitTs {
+        CommitTs(self.newest_large.load(Ordering::Acquire))
     }
 
     /// The newest commit that touched the table.
@@ -125,6 +136,28 @@ impl Table {
 
     pub(crate) fn touch(&self, ts: CommitTs) {
         self.newest.fetch_max(ts.0, Ordering::AcqRel);
+    }
+
+    /// When the table was dropped, if its history cannot be read any more. It keeps its place, so that a reader of the
+    /// past is told, and nothing else: no definition, no files.
+    pub(crate) fn forgotten(&self) -> Option<CommitTs> {
+        let inner = self.inner.read();
+        inner.dropped.filter(|_| inner.schemas.is_empty())
+    }
+
+    fn forget(&self) {
+        let mut inner = self.inner.write();
+        if inner.dropped.is_none() {
+            return;
+        }
+        let gone = Published { epoch: inner.published.epoch + 1, cut: self.newest(), ..Published::default() };
+        let old = std::mem::replace(&mut inner.published, Arc::new(gone));
+        inner.masks = Arc::default();
+        inner.schemas.clear();
+        inner.recent.clear();
+        inner.since_cut = None;
+        drop(inner);
+        self.retire(old);
     }
 
     /// The newest definition.
@@ -198,6 +231,7 @@ impl Table {
         if !effects.staged.is_empty() {
             let mut published = Published::clone(&inner.published);
             published.staged.extend(effects.staged.iter().cloned().map(Arc::new));
+            self.newest_large.fetch_max(ts.0, Ordering::AcqRel);
             self.retire(std::mem::replace(&mut inner.published, Arc::new(published)));
         }
         for (table, _, address) in addresses {
@@ -232,7 +266,8 @@ impl Table {
         let mut current: Vec<Arc<FileMeta>> = old.current.iter().filter(keeps).cloned().collect();
         current.extend(publish.current.iter().cloned().map(Arc::new));
         current.sort_by(|a, b| a.min_key.cmp(&b.min_key).then(a.file.cmp(&b.file)));
-        let mut history = old.history.clone();
+        let kept = |meta: &&Arc<FileMeta>| !publish.removed.contains(&meta.file);
+        let mut history: Vec<Arc<FileMeta>> = old.history.iter().filter(kept).cloned().collect();
         history.extend(publish.history.iter().cloned().map(Arc::new));
         let staged: Vec<_> = old.staged.iter().filter(keeps).cloned().collect();
 
@@ -376,6 +411,10 @@ impl State {
                 let prepared = self.aside.prepared.lock().remove(&(publish.table, publish.cut));
                 let order = self.order.fetch_add(1, Ordering::AcqRel);
                 self.table_or_new(publish.table).apply_publish(&publish, prepared.as_ref(), order);
+                Bytes::new()
+            }
+            Ok(Command::Forget(table)) => {
+                self.table_or_new(table).forget();
                 Bytes::new()
             }
             Ok(Command::Tick(ts)) => {

@@ -1,6 +1,6 @@
 //! The store: opening, snapshots, transactions, background work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::flush::Compactor;
 use crate::folder::Folder;
 use crate::locks::Locks;
 use crate::sequencer::{Order, Sequencer};
-use crate::state::State;
+use crate::state::{State, Table};
 use crate::transaction::Transaction;
 use crate::view::TableView;
 use crate::{BeginOptions, Error, Result, StoreOptions, StoreStats, TableInfo};
@@ -26,6 +26,10 @@ use crate::{BeginOptions, Error, Result, StoreOptions, StoreStats, TableInfo};
 const FILE_IDS_AT_ONCE: u64 = 4096;
 /// As above, for hidden row keys.
 const ROW_IDS_AT_ONCE: u64 = 1 << 20;
+/// Flushes that background work makes before it looks at anything else.
+const FLUSHES_AT_ONCE: usize = 64;
+/// Bytes of one table that are flushed rather than written to a checkpoint.
+const CHECKPOINT_TABLE_BYTES: usize = 1 << 20;
 /// How often background work looks around.
 const BACKGROUND_PERIOD: Duration = Duration::from_millis(100);
 
@@ -51,6 +55,8 @@ pub(crate) struct Core {
     file_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
     row_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
     pub(crate) counters: Counters,
+    /// Where work goes that nobody waits for.
+    pub(crate) tasks: tokio::runtime::Handle,
     closing: AtomicBool,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
     folder: Mutex<Option<Folder>>,
@@ -113,6 +119,7 @@ impl Store {
             file_ids: tokio::sync::Mutex::new(0..0),
             row_ids: tokio::sync::Mutex::new(0..0),
             counters: Counters::default(),
+            tasks: tokio::runtime::Handle::current(),
             closing: AtomicBool::new(false),
             background: Mutex::new(None),
             folder: Mutex::new(Some(folder)),
@@ -250,6 +257,7 @@ impl Store {
             groups: sequencer.groups.load(Ordering::Relaxed),
             conflicts: sequencer.conflicts.load(Ordering::Relaxed),
             lock_waits: core.locks.waits.load(Ordering::Relaxed),
+            deadlocks: core.locks.deadlocks.load(Ordering::Relaxed),
             fsyncs: journal.syncs,
             flushes: core.counters.flushes.load(Ordering::Relaxed),
             merges: core.counters.merges.load(Ordering::Relaxed),
@@ -315,14 +323,10 @@ impl Core {
 
     async fn background_step(&self) {
         self.prune_recent();
+        self.flush_due().await;
         for table in self.state.all_tables() {
             if self.closing.load(Ordering::Acquire) {
                 return;
-            }
-            let due = self.compactor.is_due(&table, &self.options, &self.state.row_tier);
-            if due && let Err(error) = self.flush_table(&table).await {
-                tracing::error!(table_id = table.id.0, %error, "a flush failed; it is tried again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             if self.options.flush_interval_ms > 0
                 && let Err(error) = self.merge_table(&table, self.options.merge_files).await
@@ -330,11 +334,68 @@ impl Core {
                 tracing::error!(table_id = table.id.0, %error, "a merge failed; it is tried again");
             }
             self.drop_old_versions(&table).await;
+            if let Err(error) = self.expire_table(&table).await {
+                tracing::warn!(table_id = table.id.0, %error, "a dropped table keeps its files; they are removed later");
+            }
         }
-        if self.log_bytes() > self.options.log_max_bytes
-            && let Err(error) = self.raft.checkpoint().await
-        {
+        self.bound_log().await;
+        if let Err(error) = self.sweep_one().await {
+            tracing::warn!(%error, "files of a crash stay until the next start");
+        }
+    }
+
+    /// Flushes the tables whose time has come, the largest first. One that is written to all the time may come again and
+    /// again before the others; the log is kept short all the same.
+    async fn flush_due(&self) {
+        let mut done: HashSet<TableId> = HashSet::new();
+        // Merges and the rest of the background work get their turn too.
+        for _ in 0..FLUSHES_AT_ONCE {
+            let due = |table: &Arc<Table>| {
+                !done.contains(&table.id) && self.compactor.is_due(table, &self.options, &self.state.row_tier)
+            };
+            let next = self.state.all_tables().into_iter().filter(due).max_by_key(|table| table.rows.bytes());
+            let Some(table) = next.filter(|_| !self.closing.load(Ordering::Acquire)) else { return };
+            let urgent = self.compactor.is_urgent(&table, &self.options, &self.state.row_tier);
+            match self.flush_table(&table).await {
+                Ok(()) if urgent => {}
+                Ok(()) => {
+                    done.insert(table.id);
+                }
+                Err(error) => {
+                    done.insert(table.id);
+                    tracing::error!(table_id = table.id.0, %error, "a flush failed; it is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            self.drop_old_versions(&table).await;
+            self.bound_log().await;
+        }
+    }
+
+    /// Cuts the log when it has grown too long. What tables still hold in memory goes into the checkpoint, so that none of
+    /// them keeps the log; those that hold much are flushed before, so that the checkpoint stays small.
+    async fn bound_log(&self) {
+        if self.log_bytes() <= self.options.log_max_bytes {
+            return;
+        }
+        for table in self.state.all_tables() {
+            if self.options.flush_interval_ms > 0
+                && table.rows.bytes() >= CHECKPOINT_TABLE_BYTES
+                && let Err(error) = self.flush_table(&table).await
+            {
+                tracing::error!(table_id = table.id.0, %error, "a flush failed; it is tried again");
+            }
+        }
+        if let Err(error) = self.raft.checkpoint().await {
             tracing::error!(%error, "a checkpoint failed; it is tried again");
+        }
+    }
+
+    /// Fails for a table whose history is gone.
+    pub(crate) fn check_readable(&self, table: TableId, at: CommitTs) -> Result<()> {
+        match self.state.table(table).and_then(|table| table.forgotten()) {
+            Some(dropped) => Err(Error::ExpiredTime { requested: at, oldest: dropped }),
+            None => Ok(()),
         }
     }
 
@@ -367,7 +428,10 @@ impl Snapshot {
     }
 
     /// One table at this moment. A table that has never been written is empty.
+    ///
+    /// Fails with [`Error::ExpiredTime`] when the table was dropped so long ago that its history is gone.
     pub fn table(&self, schema: &Arc<StoredSchema>) -> Result<TableView> {
+        self.core.check_readable(schema.table, self.at)?;
         Ok(TableView::new(&self.core, schema, self.at, None))
     }
 }

@@ -2,9 +2,22 @@
 //!
 //! Writes stay in memory until [`Transaction::commit`] hands them to the sequencer. Above
 //! `transaction_spill_bytes` a table's buffered rows are written to staged, key-sorted files and the commit names those by
-//! reference, so that neither the row tier nor a log entry has to hold them (storage rule 10).
+//! reference, so that neither the row tier nor a log entry has to hold them (storage rule 10). What stays in memory per
+//! written row is its lock, eight bytes, and a bit of a mask.
+//!
+//! # Hidden keys
+//! Rows of a table without primary key get `_row_ts` and `_row_no` here. A caller whose indexes name the rows must know the
+//! keys beforehand and gives them itself: `_row_ts` negative, unique for ever (the SQL layer negates a durable counter), and
+//! in every row of the batch. Keys made here are positive, so the two kinds cannot meet. A batch in which only some rows have
+//! such a key is refused, and so is a bulk write of rows that have one, because the files leave `_row_ts` out: either would
+//! lose keys that indexes point to.
+//!
+//! # Invariants
+//! - TX-1 staged files of a transaction that ends without committing them are removed
+//!   (`staged_files_of_a_rollback_are_removed`); when the outcome is unknown they stay, and the next start decides.
+//! - TX-2 keys that a caller gives are kept or refused, never replaced (`given_hidden_keys_are_kept_or_refused`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,21 +25,27 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use base::{CommitTs, FileId, RequestId, RowAddress, RowKey, TableId};
 use codec::{KeyCodec, ROW_NO_COLUMN, ROW_TS_COLUMN, RowCodec, StoredSchema};
-use columns::{Role, WriteSpec};
+use columns::{FileMeta, Role, WriteSpec};
 use futures::stream;
 use parking_lot::{Mutex, RwLock};
 use rows::RowOp;
 use tokio::sync::oneshot;
 
 use crate::bulk::BulkWriter;
-use crate::sequencer::{CommitOrder, Order, Predecessor, TableCommit};
+use crate::locks::LockName;
+use crate::sequencer::{CommitOrder, Order, Predecessor, Reply, TableCommit};
 use crate::store::Core;
+use crate::validate::validate;
 use crate::view::{Locator, TableView};
 use crate::writes::{OwnWrite, TableWrites, Writes};
 use crate::{BeginOptions, Error, Result};
 
 /// Rows decoded at a time while spilling.
 const SPILL_BATCH_ROWS: usize = 64 * 1024;
+/// Locks of a transaction that are packed together.
+const PACK_LOCKS: usize = 32 * 1024;
+/// How often a write set is checked again because large transactions committed meanwhile.
+const VALIDATIONS: usize = 64;
 
 /// Names a savepoint of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +71,10 @@ pub(crate) struct Shared {
     pub(crate) writes: Mutex<Writes>,
     savepoints: Mutex<Vec<(SavepointId, Writes)>>,
     next_savepoint: AtomicU64,
-    locked: Mutex<HashSet<(TableId, RowKey)>>,
+    /// Locks that are not packed.
+    locked: Mutex<Vec<LockName>>,
+    /// Files that would be left behind if the transaction ended now.
+    staged: Mutex<Vec<(TableId, Arc<FileMeta>)>>,
     finished: AtomicBool,
 }
 
@@ -79,6 +101,7 @@ impl Transaction {
                 savepoints: Mutex::default(),
                 next_savepoint: AtomicU64::new(1),
                 locked: Mutex::default(),
+                staged: Mutex::default(),
                 finished: AtomicBool::new(false),
             }),
         }
@@ -102,6 +125,7 @@ impl Transaction {
     /// One table as this transaction sees it: the snapshot and its own writes so far. Later writes do not change the view.
     pub fn view(&self, schema: &Arc<StoredSchema>) -> Result<TableView> {
         self.check_running()?;
+        self.shared.core.check_readable(schema.table, self.snapshot_ts())?;
         let own = self.shared.writes.lock().tables.get(&schema.table).cloned();
         Ok(TableView::new(&self.shared.core, schema, self.snapshot_ts(), own.map(Arc::new)))
     }
@@ -141,7 +165,15 @@ impl Transaction {
         for key in ordered {
             let shared = &self.shared;
             if shared.core.locks.lock(shared.number, table, key, shared.lock_timeout).await? {
-                shared.locked.lock().insert((table, key.clone()));
+                let many = {
+                    let mut locked = shared.locked.lock();
+                    locked.push((table, key.clone()));
+                    (locked.len() >= PACK_LOCKS).then(|| std::mem::take(&mut *locked))
+                };
+                if let Some(many) = many {
+                    let kept = shared.core.locks.pack(shared.number, many);
+                    shared.locked.lock().extend(kept);
+                }
             }
         }
         Ok(())
@@ -168,8 +200,8 @@ impl Transaction {
         change(entry)
     }
 
-    /// Inserts whole rows: all columns of the schema in its order; for tables with hidden keys the hidden columns hold
-    /// NULL or anything, they are filled in. Fails with [`Error::DuplicateKey`] when a key exists.
+    /// Inserts whole rows: all columns of the schema in its order; for tables with hidden keys the hidden columns are filled
+    /// in, unless the caller gives keys of its own (see the module). Fails with [`Error::DuplicateKey`] when a key exists.
     pub async fn insert(&self, schema: &Arc<StoredSchema>, rows: &RecordBatch) -> Result<()> {
         self.check_writable()?;
         if rows.num_rows() == 0 {
@@ -311,7 +343,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Drops a table when the transaction commits. Its history stays readable.
+    /// Drops a table when the transaction commits. Its history stays readable for a while, as the options say.
     pub fn drop_table(&self, table: TableId) -> Result<()> {
         self.check_writable()?;
         let mut writes = self.shared.writes.lock();
@@ -367,7 +399,14 @@ impl Transaction {
             self.finish();
             return Ok(self.snapshot_ts());
         }
+        // From here on the files are the log's. They come back when it is certain that it does not name them.
+        let committing: HashSet<FileId> =
+            writes.tables.values().flat_map(|own| own.staged.iter().map(|meta| meta.file)).collect();
+        let named: Vec<_> = self.shared.staged.lock().extract_if(.., |(_, meta)| committing.contains(&meta.file)).collect();
         let outcome = self.commit_writes(writes).await;
+        if !matches!(outcome, Ok(_) | Err(Error::Indeterminate)) {
+            self.shared.staged.lock().extend(named);
+        }
         self.finish();
         outcome
     }
@@ -375,17 +414,32 @@ impl Transaction {
     async fn commit_writes(&self, writes: Writes) -> Result<CommitTs> {
         let core = &self.shared.core;
         let bytes = writes.bytes();
-        let reservation = core
-            .row_tier_room(bytes)
-            .await?;
+        let reservation = core.row_tier_room(bytes).await?;
         let mut tables = Vec::with_capacity(writes.tables.len());
         for (id, own) in writes.tables {
             if own.is_empty() {
                 continue;
             }
-            let staged = own.staged.iter().map(|meta| columns::FileMeta::clone(meta)).collect();
-            let mut rows: Vec<(RowKey, RowOp, Predecessor)> =
-                own.rows.iter().map(|(key, write)| (key.clone(), write.op.clone(), write.predecessor)).collect();
+            let staged = own.staged.iter().map(|meta| FileMeta::clone(meta)).collect();
+            let mut masks: HashMap<FileId, roaring::RoaringBitmap> = HashMap::clone(&own.masks);
+            let mut rows: Vec<(RowKey, RowOp, Predecessor)> = Vec::with_capacity(own.rows.size() + own.hidden.len());
+            for (key, write) in own.rows.iter() {
+                let mut predecessor = write.predecessor;
+                // A row of a file of this very commit is masked in the log: after a restart nothing else tells which of
+                // two versions with one timestamp is the later one.
+                if let Predecessor::Columns(address) = predecessor
+                    && own.staged.iter().any(|meta| meta.file == address.file)
+                {
+                    masks.entry(address.file).or_default().insert(address.offset);
+                    predecessor = Predecessor::Nothing;
+                }
+                // What the transaction spilled and then wrote again still replaces what lies in the row tier, or wherever
+                // that has been flushed to since.
+                if predecessor == Predecessor::Nothing && own.hidden.contains(key) {
+                    predecessor = Predecessor::RowTier;
+                }
+                rows.push((key.clone(), write.op.clone(), predecessor));
+            }
             for key in own.hidden.iter() {
                 if own.rows.get(key).is_none() {
                     rows.push((key.clone(), RowOp::Delete, Predecessor::RowTier));
@@ -393,30 +447,44 @@ impl Transaction {
             }
             rows.sort_by(|a, b| a.0.cmp(&b.0));
             let table = core.state.table_or_new(id);
-            let masks = own.masks.iter().map(|(file, rows)| (*file, rows.clone())).collect::<Vec<_>>();
+            let mut masks: Vec<_> = masks.into_iter().collect();
+            masks.sort_by_key(|(file, _)| *file);
             tables.push(TableCommit {
                 table,
                 schema: own.schema,
                 truncate: own.truncated,
                 rows,
                 staged,
+                staged_stats: Vec::new(),
                 masks,
             });
         }
-        let (reply, outcome) = oneshot::channel();
-        core.sequencer.send(Order::Commit(Box::new(CommitOrder {
-            snapshot: self.snapshot_ts(),
+        let snapshot = self.snapshot_ts();
+        let mut order = Box::new(CommitOrder {
+            snapshot,
+            validated: snapshot,
             request: self.shared.request,
             header: self.shared.header.clone(),
             defines: writes.defines,
             drops: writes.drops,
             tables,
             bytes,
-            reply,
-        })))?;
-        let outcome = outcome.await.map_err(|_| Error::Indeterminate)?;
-        drop(reservation);
-        outcome
+        });
+        for _ in 0..VALIDATIONS {
+            validate(core, &mut order).await?;
+            let (reply, outcome) = oneshot::channel();
+            core.sequencer.send(Order::Commit { order, reply })?;
+            match outcome.await.map_err(|_| Error::Indeterminate)? {
+                Reply::Decided(outcome) => {
+                    drop(reservation);
+                    return outcome;
+                }
+                // Large transactions came in between: nothing is ordered yet.
+                Reply::Validate(back) => order = back,
+            }
+        }
+        let table = order.tables.iter().map(|writes| writes.table.id).next().unwrap_or_default();
+        Err(Error::WriteConflict { table })
     }
 
     /// Forgets all writes and releases the locks.
@@ -429,10 +497,19 @@ impl Transaction {
         self.shared.finish();
     }
 
-    pub(crate) fn push_staged(&self, schema: &Arc<StoredSchema>, files: Vec<columns::FileMeta>) {
+    pub(crate) fn push_staged(&self, schema: &Arc<StoredSchema>, files: Vec<FileMeta>) {
         self.edit(schema, |writes| {
             Arc::make_mut(&mut writes.staged).extend(files.into_iter().map(Arc::new));
         });
+    }
+
+    /// Remembers files that were written for this transaction, so that they go with it.
+    pub(crate) fn note_staged(&self, table: TableId, files: &[FileMeta]) {
+        self.shared.staged.lock().extend(files.iter().map(|meta| (table, Arc::new(meta.clone()))));
+        if self.is_finished() {
+            // A write that went on after the end.
+            self.shared.discard_staged();
+        }
     }
 
     pub(crate) fn take_row_numbers(&self, schema: &Arc<StoredSchema>, count: usize) -> i64 {
@@ -515,6 +592,7 @@ impl Transaction {
                 )
                 .await
                 .map_err(Error::part)?;
+            self.note_staged(id, &files);
         }
         self.edit(&schema, |writes| {
             writes.rows = rpds::RedBlackTreeMapSync::new_sync();
@@ -532,11 +610,33 @@ impl Shared {
         if self.finished.swap(true, Ordering::AcqRel) {
             return;
         }
-        for (table, key) in self.locked.lock().drain() {
+        for (table, key) in self.locked.lock().drain(..) {
             self.core.locks.unlock(self.number, table, &key);
         }
+        self.core.locks.unpack(self.number);
         self.core.running.lock().remove(&self.number);
         self.savepoints.lock().clear();
+        self.discard_staged();
+    }
+
+    /// Removes the files that nothing will ever name.
+    fn discard_staged(&self) {
+        let staged = std::mem::take(&mut *self.staged.lock());
+        if staged.is_empty() {
+            return;
+        }
+        let mut by_table: BTreeMap<TableId, Vec<FileMeta>> = BTreeMap::new();
+        for (table, meta) in staged {
+            by_table.entry(table).or_default().push(FileMeta::clone(&meta));
+        }
+        let columns = self.core.columns.clone();
+        self.core.tasks.spawn(async move {
+            for (table, files) in by_table {
+                if let Err(error) = columns.discard(table, &files).await {
+                    tracing::warn!(table_id = table.0, %error, "files of a rolled back transaction stay until the next start");
+                }
+            }
+        });
     }
 }
 
@@ -551,18 +651,29 @@ pub(crate) fn key_columns(schema: &StoredSchema, rows: &RecordBatch) -> Result<R
     Ok(rows.project(&schema.key)?)
 }
 
+/// Whether the caller gives the hidden keys itself: `_row_ts` is negative in every row. Fails when it is in some.
+pub(crate) fn gives_hidden_keys(schema: &StoredSchema, rows: &RecordBatch) -> Result<bool> {
+    let Some(at) = schema.columns.iter().position(|column| column.id == ROW_TS_COLUMN) else { return Ok(false) };
+    let Some(given) = rows.columns().get(at).and_then(|array| array.as_any().downcast_ref::<Int64Array>()) else {
+        return Ok(false);
+    };
+    let negative = (0..given.len()).filter(|&row| given.is_valid(row) && given.value(row) < 0).count();
+    if negative > 0 && negative < given.len() {
+        let table = schema.table;
+        let all = given.len();
+        return Err(Error::Invalid(format!("{negative} of {all} rows for table {table} have a hidden key: give all or none")));
+    }
+    Ok(negative > 0)
+}
+
 /// Fills the hidden key columns of rows that go through the row tier.
 fn with_hidden_keys(schema: &StoredSchema, rows: &RecordBatch, first: u64) -> Result<RecordBatch> {
     let count = rows.num_rows();
     let first = i64::try_from(first).map_err(|_| Error::Invalid("row numbers are used up".into()))?;
+    let given = gives_hidden_keys(schema, rows)?;
     let mut arrays: Vec<ArrayRef> = rows.columns().to_vec();
     for (position, column) in schema.columns.iter().enumerate() {
-        // A caller that must know the keys beforehand (its indexes name them) gives negative ones, which no row number is.
-        let own = |array: &ArrayRef| {
-            let given = array.as_any().downcast_ref::<Int64Array>();
-            given.is_some_and(|given| given.null_count() == 0 && given.values().iter().all(|&id| id < 0))
-        };
-        let filled: ArrayRef = if column.id == ROW_TS_COLUMN && arrays.get(position).is_some_and(own) {
+        let filled: ArrayRef = if column.id == ROW_TS_COLUMN && given {
             continue;
         } else if column.id == ROW_TS_COLUMN {
             Arc::new(Int64Array::from_iter_values(first..first + i64::try_from(count).unwrap_or(i64::MAX)))

@@ -333,6 +333,14 @@ impl TableView {
         partitions
     }
 
+    /// The share that consists of the chosen files.
+    pub(crate) fn files_where(&self, chosen: impl Fn(&FileMeta) -> bool) -> Partition {
+        let files = self.inner.files.iter().enumerate().filter(|(_, file)| chosen(&file.meta));
+        let files: Vec<(usize, Range<u32>)> = files.map(|(at, file)| (at, 0..file.meta.rows)).collect();
+        let rows = files.iter().map(|(_, range)| range.len()).sum();
+        Partition { files, row_tier: false, rows }
+    }
+
     /// Reads one share.
     pub fn scan(&self, partition: &Partition, spec: &ScanSpec) -> BoxStream<'static, Result<RecordBatch>> {
         let view = self.clone();

@@ -168,6 +168,8 @@ const FAILPOINTS: &[&str] = &[
     "flush.published",
     "merge.files_written",
     "merge.committed",
+    "merge.history_written",
+    "merge.history_committed",
     "checkpoint.encoded",
     "checkpoint.written",
 ];

@@ -480,6 +480,11 @@ impl SimDisk {
         state.off_after = Some(state.changes + changes);
     }
 
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
     /// Changes made so far: writes, lengths, syncs, and entries made, renamed and removed.
     pub fn changes(&self) -> u64 {
         self.state().changes

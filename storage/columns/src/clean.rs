@@ -66,6 +66,11 @@ impl ColumnStore {
         Ok(crate::commit::changes_schema_only(&dataset).await?.then_some(before))
     }
 
+    /// The newest version of a dataset by its number alone, which takes one listing; `None` when there is none.
+    pub async fn newest_version(&self, table: TableId, role: Role) -> Result<Option<DatasetVersion>> {
+        Ok(self.versions(table, role).await?.last().copied().map(DatasetVersion))
+    }
+
     /// The versions that exist, ascending.
     async fn versions(&self, table: TableId, role: Role) -> Result<Vec<u64>> {
         let folder = self.dataset_path(table, role).join("_versions");
@@ -151,6 +156,26 @@ impl ColumnStore {
         self.inner.pins.remove_if(|(other, _, _)| *other == table);
         self.inner.fresh.lock().retain(|path| !path.prefix_matches(&folder));
         self.delete(found.into_iter().map(|meta| meta.location).collect()).await
+    }
+
+    /// Removes what tables have that are not `known` and never got as far as a dataset version: files of transactions that
+    /// created a table, filled it and did not commit. For a start, before anybody writes. Checks the owner first.
+    pub async fn delete_unknown_tables(&self, known: &HashSet<TableId>) -> Result<Vec<TableId>> {
+        let mut deleted = Vec::new();
+        for folder in self.inner.objects.list_with_delimiter(None).await?.common_prefixes {
+            let id = folder.filename().and_then(|name| name.strip_prefix('t')).and_then(|id| id.parse().ok());
+            let Some(table) = id.map(TableId).filter(|table| !known.contains(table)) else { continue };
+            let mut versions = 0;
+            for role in Role::ALL {
+                versions += self.versions(table, role).await?.len();
+            }
+            // A local folder stays when its last object goes.
+            if versions == 0 && self.inner.objects.list(Some(&folder)).next().await.is_some() {
+                self.delete_table(table).await?;
+                deleted.push(table);
+            }
+        }
+        Ok(deleted)
     }
 
     /// The tables that have something in the store.

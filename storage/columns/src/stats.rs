@@ -486,6 +486,11 @@ impl FileStats {
         start..(start + self.zone_rows).min(self.meta.rows)
     }
 
+    /// False only if the file surely does not hold a key. For files that store all columns of their keys.
+    pub fn may_hold(&self, key: &RowKey) -> bool {
+        self.zone_of(key).is_some()
+    }
+
     /// The zone that holds a key, if any does. The key is in the form in which the sidecar holds keys.
     pub(crate) fn zone_of(&self, key: &RowKey) -> Option<usize> {
         if !self.bloom.may_contain(hash_key(key.as_bytes())) {
