@@ -25,7 +25,8 @@
 //!   (`files_of_a_dropped_table_go_after_its_last_reader`).
 //!
 //! # Failure
-//! Any error leaves the published state as it was; the next attempt starts over on top of whatever reached the datasets.
+//! Any error leaves the published state as it was. Before the next attempt, whatever reached the datasets and was not
+//! published is undone, as it is after a crash (`a_flush_that_fails_is_undone_before_the_next`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -66,8 +67,10 @@ const HISTORY_ROWS_IN_MEMORY: usize = 1 << 20;
 /// What background work remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Compactor {
-    /// The newest version of each dataset; its content is that of the published version.
+    /// The newest version of each dataset; its content is that of the published version, unless it is in `unpublished`.
     heads: Mutex<HashMap<(TableId, Role), DatasetVersion>>,
+    /// Datasets with a commit that is not published, or whose outcome is not known.
+    unpublished: Mutex<HashSet<(TableId, Role)>>,
     /// Flushes and merges run one at a time.
     busy: tokio::sync::Mutex<()>,
     last: Mutex<HashMap<TableId, tokio::time::Instant>>,
@@ -90,20 +93,8 @@ impl Compactor {
     pub(crate) async fn recover(state: &Arc<State>, columns: &ColumnStore) -> Result<Self> {
         let compactor = Self::default();
         for table in state.all_tables() {
-            let published = table.published();
             for role in Role::ALL {
-                let version = match role {
-                    Role::Current => published.current_version,
-                    Role::History => published.history_version,
-                };
-                let Some(newest) = columns.newest_version(table.id, role).await.map_err(Error::part)? else { continue };
-                let head = if newest > version {
-                    tracing::info!(table_id = table.id.0, %role, "undoing a flush that was not published");
-                    columns.restore(table.id, role, newest, version).await.map_err(Error::part)?
-                } else {
-                    newest
-                };
-                compactor.heads.lock().insert((table.id, role), head);
+                compactor.undo_unpublished(&table, role, columns).await?;
             }
             rebuild_masks(&table, columns).await?;
             if table.schema().is_some() {
@@ -116,6 +107,36 @@ impl Compactor {
             tracing::info!(tables = deleted.len(), "removed files of tables that were never committed");
         }
         Ok(compactor)
+    }
+
+    /// Makes the content of the published version that of the newest one.
+    async fn undo_unpublished(&self, table: &Table, role: Role, columns: &ColumnStore) -> Result<()> {
+        let published = table.published();
+        let version = match role {
+            Role::Current => published.current_version,
+            Role::History => published.history_version,
+        };
+        let Some(newest) = columns.newest_version(table.id, role).await.map_err(Error::part)? else { return Ok(()) };
+        let head = if newest > version {
+            tracing::info!(table_id = table.id.0, %role, "undoing a commit that was not published");
+            columns.restore(table.id, role, newest, version).await.map_err(Error::part)?
+        } else {
+            newest
+        };
+        self.set_head(table.id, role, head);
+        Ok(())
+    }
+
+    /// Undoes what an earlier attempt left. With `busy` held.
+    async fn start_over(&self, table: &Table, columns: &ColumnStore) -> Result<()> {
+        for role in Role::ALL {
+            if self.unpublished.lock().contains(&(table.id, role)) {
+                self.undo_unpublished(table, role, columns).await?;
+                self.unpublished.lock().remove(&(table.id, role));
+                self.unswept.lock().push(table.id);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a table should be flushed now, whatever its age.
@@ -234,6 +255,7 @@ impl Core {
         let _one = self.compactor.busy.lock().await;
         self.compactor.last.lock().insert(table.id, tokio::time::Instant::now());
         let Some(schema) = table.schema() else { return Ok(()) };
+        self.compactor.start_over(table, &self.columns).await?;
         let (cut, published, masks) = {
             let mut inner = table.inner.write();
             let cut = self.state.last().max(table.newest());
@@ -354,6 +376,7 @@ impl Core {
         }
         let _one = self.compactor.busy.lock().await;
         let Some(schema) = table.schema() else { return Ok(()) };
+        self.compactor.start_over(table, &self.columns).await?;
         let (published, _) = table.pin();
         // A merge keeps the cut: masks after it are carried over by the relocation, those before it are folded already.
         let sources = small(&published);
@@ -430,7 +453,6 @@ impl Core {
             published.history_version,
             &[],
         );
-        let before = published.current_version;
         drop((published, pin));
         match self.publish(publish, prepared).await {
             Ok(()) => {
@@ -438,17 +460,8 @@ impl Core {
                 self.reclaim(table);
                 Ok(())
             }
-            Err(Error::WriteConflict { .. }) => {
-                // A large transaction masked rows of a merged file meanwhile: put the dataset back and try again later.
-                let head = self.compactor.head(table.id, Role::Current);
-                let head = self
-                    .columns
-                    .restore(table.id, Role::Current, head, before)
-                    .await
-                    .map_err(Error::part)?;
-                self.compactor.set_head(table.id, Role::Current, head);
-                Ok(())
-            }
+            // A large transaction masked rows of a merged file meanwhile: it is tried again later, from the start.
+            Err(Error::WriteConflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -479,6 +492,7 @@ impl Core {
         }
         let _one = self.compactor.busy.lock().await;
         let Some(schema) = table.schema() else { return Ok(()) };
+        self.compactor.start_over(table, &self.columns).await?;
         let published = table.published();
         let sources = small(&published);
         if sources.len() < least {
@@ -561,6 +575,7 @@ impl Core {
         self.compactor.free.lock().retain(|(id, _)| *id != table.id);
         self.columns.delete_table(table.id).await.map_err(Error::part)?;
         self.compactor.heads.lock().retain(|(id, _), _| *id != table.id);
+        self.compactor.unpublished.lock().retain(|(id, _)| *id != table.id);
         table.files_removed.store(true, Ordering::Release);
         Ok(())
     }
@@ -577,15 +592,19 @@ impl Core {
     async fn commit_files(&self, table: TableId, role: Role, mut commit: Commit<'_>, cut: CommitTs) -> Result<columns::Committed> {
         commit.properties.insert("lattice.cut".into(), cut.to_string());
         let expected = self.compactor.head(table, role);
+        self.compactor.unpublished.lock().insert((table, role));
         let committed = self.columns.commit(table, role, expected, commit).await.map_err(Error::part)?;
         self.compactor.set_head(table, role, committed.version);
         Ok(committed)
     }
 
     async fn publish(&self, publish: Publish, prepared: Prepared) -> Result<()> {
+        let table = publish.table;
         let (reply, done) = oneshot::channel();
         self.sequencer.send(Order::Publish { publish: Box::new(publish), prepared: Arc::new(prepared), reply })?;
-        done.await.map_err(|_| Error::Unavailable("the store is closing".into()))?
+        done.await.map_err(|_| Error::Unavailable("the store is closing".into()))??;
+        self.compactor.unpublished.lock().retain(|(id, _)| *id != table);
+        Ok(())
     }
 
     fn reclaim(&self, table: &Arc<Table>) {

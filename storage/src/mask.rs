@@ -33,14 +33,22 @@ struct Inner {
     newest: CommitTs,
 }
 
+impl Inner {
+    /// A point is there only if no layer is earlier.
+    fn closed_at(&self, offset: u32) -> Option<CommitTs> {
+        self.points.get(&offset).copied().or_else(|| {
+            self.layers.iter().filter(|(_, rows)| rows.contains(offset)).map(|&(ts, _)| ts).min()
+        })
+    }
+}
+
 impl FileMask {
-    /// Adds one row.
+    /// Adds one row. What superseded it first counts: after a start, a row may be looked up that a later truncation covers
+    /// already.
     pub(crate) fn add(&self, offset: u32, ts: CommitTs) {
         let mut inner = self.inner.write();
-        if inner.all.insert(offset) {
+        if inner.all.insert(offset) || inner.closed_at(offset).is_none_or(|known| ts < known) {
             inner.points.insert(offset, ts);
-        } else if let Some(known) = inner.points.get_mut(&offset) {
-            *known = (*known).min(ts);
         }
         inner.newest = inner.newest.max(ts);
     }
@@ -71,12 +79,7 @@ impl FileMask {
     /// When the row was superseded, if it was.
     pub(crate) fn closed_at(&self, offset: u32) -> Option<CommitTs> {
         let inner = self.inner.read();
-        if !inner.all.contains(offset) {
-            return None;
-        }
-        inner.points.get(&offset).copied().or_else(|| {
-            inner.layers.iter().filter(|(_, rows)| rows.contains(offset)).map(|&(ts, _)| ts).min()
-        })
+        if inner.all.contains(offset) { inner.closed_at(offset) } else { None }
     }
 
     /// How many rows are superseded.
@@ -91,10 +94,7 @@ impl FileMask {
             .all
             .iter()
             .filter_map(|offset| {
-                let point = inner.points.get(&offset).copied();
-                let ts = point.or_else(|| {
-                    inner.layers.iter().filter(|(_, rows)| rows.contains(offset)).map(|&(ts, _)| ts).min()
-                })?;
+                let ts = inner.closed_at(offset)?;
                 range.contains(&ts).then_some((offset, ts))
             })
             .collect()
@@ -146,6 +146,17 @@ mod tests {
         assert_eq!(mask.rows_at(CommitTs(20)).iter().collect::<Vec<_>>(), vec![7, 9]);
         assert_eq!(mask.closed_at(9), Some(CommitTs(20)));
         assert_eq!(mask.closed_at(8), None);
+    }
+
+    #[test]
+    fn the_first_to_supersede_a_row_counts_in_whatever_order_they_come() {
+        let mask = FileMask::default();
+        mask.add_layer(Arc::new([2, 3].into_iter().collect()), CommitTs(30));
+        mask.add(2, CommitTs(10));
+        mask.add(3, CommitTs(40));
+        assert_eq!((mask.closed_at(2), mask.closed_at(3)), (Some(CommitTs(10)), Some(CommitTs(30))));
+        assert_eq!(mask.rows_at(CommitTs(10)).iter().collect::<Vec<_>>(), vec![2]);
+        assert_eq!(mask.entries(CommitTs(0)..=CommitTs(30)), vec![(2, CommitTs(10)), (3, CommitTs(30))]);
     }
 
     #[test]

@@ -496,9 +496,10 @@ impl Worker {
     fn publish(&mut self, publish: Publish, prepared: Arc<Prepared>, reply: oneshot::Sender<Result<()>>) {
         let table = self.shared.state.table_or_new(publish.table);
         {
-            // A set of rows masked by a large transaction after the cut cannot be carried over to the rewritten files.
+            // A set of rows masked by a large transaction after the cut cannot be carried over to the rewritten files. Files
+            // that go because all their rows went before the cut have nothing to carry over.
             let inner = table.inner.read();
-            let lost = publish.removed.iter().any(|file| {
+            let lost = prepared.moved.keys().any(|file| {
                 inner.masks.get(file).is_some_and(|mask| mask.has_layers_after(publish.cut))
             });
             let forgotten = inner.dropped.is_some() && inner.schemas.is_empty();
