@@ -126,6 +126,8 @@ pub struct TableInfo {
     pub column_bytes: u64,
     /// Rows of both, without deleted ones.
     pub column_rows: u64,
+    /// Files of `history`.
+    pub history_files: usize,
     /// Closed versions.
     pub history_rows: u64,
     /// Their bytes.

@@ -237,6 +237,7 @@ impl Store {
             staged_files: published.staged.len(),
             column_bytes: published.current.iter().chain(&published.staged).map(|meta| meta.bytes).sum(),
             column_rows: published.current.iter().chain(&published.staged).map(|meta| u64::from(meta.live_rows())).sum(),
+            history_files: published.history.len(),
             history_rows: published.history.iter().map(|meta| u64::from(meta.rows)).sum(),
             history_bytes: published.history.iter().map(|meta| meta.bytes).sum(),
             cut: published.cut,

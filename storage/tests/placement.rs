@@ -136,3 +136,65 @@ async fn an_idle_snapshot_gives_one_answer_across_fifty_flushes() {
     }
     assert_eq!(store.table_info(schema.table).expect("info").rows_in_row_tier, 0, "the row tier stays bounded");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_is_merged() {
+    let folder = tempfile::tempdir().expect("folder");
+    let schema = schema();
+    let store = open(folder.path()).await;
+    create(&store, &schema).await;
+    let setup = begin(&store).await;
+    let all: Vec<(i64, &str)> = (0..20).map(|id| (id, "start")).collect();
+    setup.insert(&schema, &rows(&schema, &all)).await.expect("insert");
+    let mut model: BTreeMap<i64, String> = (0..20).map(|id| (id, "start".to_owned())).collect();
+    let mut past = vec![(setup.commit().await.expect("commit"), model.clone())];
+    drop(setup);
+    let history = |store: &storage::Store| store.table_info(schema.table).expect("info");
+    for round in 0..24_i64 {
+        let writer = begin(&store).await;
+        let value = format!("round {round}");
+        for id in [round % 20, (round * 7 + 3) % 20] {
+            if model.contains_key(&id) {
+                update(&writer, &schema, &[(id, &value)]).await.expect("update");
+                model.insert(id, value.clone());
+            }
+        }
+        if round % 6 == 0 && model.remove(&((round * 3) % 20)).is_some() {
+            delete(&writer, &schema, &[(round * 3) % 20]).await.expect("delete");
+        }
+        past.push((writer.commit().await.expect("commit"), model.clone()));
+        store.flush(None).await.expect("flush");
+        if round == 11 {
+            // A reader of the past, pinned before files are merged under it.
+            let (ts, then) = &past[3];
+            let reader = store.snapshot_at(*ts).await.expect("snapshot").table(&schema).expect("table");
+            let rows = history(&store).history_rows;
+            store.merge(schema.table).await.expect("merge");
+            assert_eq!(history(&store).history_files, 1);
+            assert_eq!(history(&store).history_rows, rows, "merging loses no version");
+            assert_eq!(contents(&reader).await, *then);
+        }
+    }
+    assert!(history(&store).history_files > 8, "there is something to merge");
+    store.merge(schema.table).await.expect("merge");
+    assert_eq!(history(&store).history_files, 1);
+    for (ts, then) in &past {
+        assert_eq!(contents_at(&store, &schema, *ts).await, *then, "as of {ts}");
+    }
+    // What was merged away is removed from the disk once nobody reads it.
+    let data = folder.path().join("columns/t1000/history/data");
+    let files = || std::fs::read_dir(&data).expect("files").count();
+    for _ in 0..200 {
+        if files() == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(files(), 1);
+    store.shutdown().await.expect("shutdown");
+    drop(store);
+    let store = reopen(folder.path()).await;
+    for (ts, then) in &past {
+        assert_eq!(contents_at(&store, &schema, *ts).await, *then, "as of {ts}, after a start");
+    }
+}

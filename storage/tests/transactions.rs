@@ -2,11 +2,17 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Int64Type};
+use base::{ColumnId, SchemaVersion, TableId};
+use codec::{ROW_NO_COLUMN, ROW_TS_COLUMN};
 use common::*;
+use futures::TryStreamExt;
 use lattice_storage as storage;
-use storage::{Error, Store};
+use storage::{Error, Store, StoredColumn, StoredSchema};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_is_there_after_a_restart() {
@@ -312,6 +318,97 @@ async fn a_second_store_on_the_folder_is_refused_and_so_is_a_foreign_folder() {
     std::fs::write(foreign.path().join("precious.txt"), "mine").expect("write");
     let refused = Store::open(runtime::Runtime::real(), quiet(foreign.path())).await;
     assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("not a LatticeDB data folder")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_that_wait_for_each_other_end_by_a_deadlock() {
+    let folder = tempfile::tempdir().expect("folder");
+    let schema = schema();
+    let mut options = quiet(folder.path());
+    // Nobody gets away by a timeout.
+    options.lock_timeout_ms = 60_000;
+    let store = Store::open(runtime::Runtime::real(), options).await.expect("open");
+    create(&store, &schema).await;
+    let setup = begin(&store).await;
+    setup.insert(&schema, &rows(&schema, &[(1, "start"), (2, "start")])).await.expect("insert");
+    setup.commit().await.expect("commit");
+    let (older, younger) = (begin(&store).await, begin(&store).await);
+    update(&older, &schema, &[(1, "older")]).await.expect("update");
+    update(&younger, &schema, &[(2, "younger")]).await.expect("update");
+    let waiting = {
+        let schema = schema.clone();
+        tokio::spawn(async move {
+            update(&older, &schema, &[(2, "older")]).await?;
+            older.commit().await
+        })
+    };
+    let refused = update(&younger, &schema, &[(1, "younger")]).await;
+    let Err(error) = refused else { panic!("no deadlock was seen") };
+    assert!(matches!(error, Error::Deadlock { .. }), "{error:?}");
+    assert_eq!((base::Classify::sqlstate(&error).as_str(), error.to_string().as_str()), ("40P01", "deadlock detected"));
+    younger.rollback();
+    waiting.await.expect("ends").expect("the older one commits");
+    assert_eq!(now(&store, &schema).await.into_values().collect::<Vec<_>>(), vec!["older", "older"]);
+    assert_eq!(store.stats().deadlocks, 1);
+}
+
+/// `value TEXT` without a primary key.
+fn keyless() -> Arc<StoredSchema> {
+    let column = |id: ColumnId, name: &str, data_type: DataType, nullable: bool| StoredColumn {
+        id,
+        name: name.into(),
+        data_type,
+        nullable,
+        dropped: false,
+        missing: None,
+    };
+    let columns = vec![
+        column(ColumnId(1), "value", DataType::Utf8, true),
+        column(ROW_TS_COLUMN, "_row_ts", DataType::Int64, false),
+        column(ROW_NO_COLUMN, "_row_no", DataType::Int64, false),
+    ];
+    Arc::new(StoredSchema::new(TableId(1000), SchemaVersion(1), columns, vec![1, 2]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn given_hidden_keys_are_kept_or_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let schema = keyless();
+    let store = open(folder.path()).await;
+    create(&store, &schema).await;
+    let batch = |stamps: &[i64]| -> RecordBatch {
+        let values: ArrayRef = Arc::new(StringArray::from_iter_values(stamps.iter().map(|stamp| format!("row {stamp}"))));
+        let stamps: ArrayRef = Arc::new(Int64Array::from(stamps.to_vec()));
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![0; stamps.len()]));
+        RecordBatch::try_new(Arc::clone(schema.arrow()), vec![values, stamps, numbers]).expect("the columns fit")
+    };
+    let transaction = begin(&store).await;
+    transaction.insert(&schema, &batch(&[-7, -9])).await.expect("given keys");
+    transaction.insert(&schema, &batch(&[0, 0])).await.expect("keys are made");
+    let mixed = transaction.insert(&schema, &batch(&[-3, 0])).await;
+    assert!(matches!(mixed, Err(Error::Invalid(_))), "{mixed:?}");
+    let mut writer = transaction.bulk(&schema).expect("bulk");
+    let refused = writer.write(batch(&[-4, -5])).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    transaction.commit().await.expect("commit");
+    for flushed in [false, true] {
+        let view = store.snapshot().table(&schema).expect("table");
+        let spec = storage::ScanSpec::new(vec![0, 1]);
+        let mut found = Vec::new();
+        for partition in view.partitions(1) {
+            let batches: Vec<RecordBatch> = view.scan(&partition, &spec).try_collect().await.expect("scan");
+            for batch in batches {
+                let stamps = batch.column(1).as_primitive::<Int64Type>();
+                let values = batch.column(0).as_string::<i32>();
+                found.extend((0..batch.num_rows()).map(|row| (stamps.value(row), values.value(row).to_owned())));
+            }
+        }
+        found.sort();
+        let given: Vec<_> = found.iter().filter(|(stamp, _)| *stamp < 0).cloned().collect();
+        assert_eq!(given, vec![(-9, "row -9".to_owned()), (-7, "row -7".to_owned())], "flushed: {flushed}");
+        assert_eq!(found.len(), 4, "the others are positive and distinct: {found:?}");
+        store.flush(None).await.expect("flush");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
