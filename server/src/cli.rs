@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LogFormat, Override};
-use crate::{check, load, measure, serve, shell};
+use crate::{backup, check, load, measure, serve, shell};
 
 /// LatticeDB: one server for transactions and analytics over Arrow Flight SQL
 #[derive(Debug, Parser)]
@@ -29,6 +29,10 @@ enum Command {
     /// Run statements in this process, for benchmarks
     #[command(hide = true)]
     Measure(Box<ServeArgs>),
+    /// Copy the database, while its server runs, to a folder or an object store
+    Backup(Box<backup::BackupArgs>),
+    /// Make a new database from a backup
+    Restore(Box<backup::RestoreArgs>),
     /// Print every setting of the server: its meaning, default and environment variable
     Config,
     /// Print the version
@@ -36,7 +40,7 @@ enum Command {
 }
 
 /// Flags of `lattice serve`; each stands for a key of the configuration.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeArgs {
     /// Configuration file (TOML)
     #[arg(long, env = "LATTICE_CONFIG")]
@@ -153,6 +157,8 @@ pub fn run() -> ExitCode {
             Command::Measure(args) => measure::run(&args).await,
             Command::Sql(args) => shell::run(*args).await,
             Command::Load(args) => load::run(*args).await,
+            Command::Backup(args) => backup::backup(*args).await,
+            Command::Restore(args) => backup::restore(*args).await,
             Command::Version | Command::Config => ExitCode::SUCCESS,
         }
     });

@@ -18,6 +18,7 @@
 //! # Not here
 //! Planning, storage and the wire; this crate only connects them.
 
+pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod client;

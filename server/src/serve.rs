@@ -212,7 +212,7 @@ pub(crate) async fn open_store(config: &Config) -> Result<Store, String> {
     }
 }
 
-fn store_options(config: &Config) -> StoreOptions {
+pub(crate) fn store_options(config: &Config) -> StoreOptions {
     let storage = &config.storage;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let millis = |span: crate::config::Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);

@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub idle_transaction_timeout: Duration,
     /// `INSERT … SELECT` and ingest above this many rows go to staged columnar files.
     pub bulk_rows: usize,
+    /// Bytes that the values of one row may take.
+    pub row_bytes_max: usize,
     /// The version that `version()` and `SHOW server_version` report.
     pub version: String,
 }
@@ -57,6 +59,7 @@ impl Default for EngineOptions {
             slow_statement: Duration::from_secs(5),
             idle_transaction_timeout: Duration::ZERO,
             bulk_rows: 20_000,
+            row_bytes_max: 64 << 20,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

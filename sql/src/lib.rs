@@ -13,6 +13,7 @@
 //! # Not here
 //! The wire (flight), policies, valid time, streams, mergeable tables.
 
+mod backup;
 mod catalog;
 mod copy;
 mod ddl;

@@ -588,6 +588,7 @@ impl SessionInner {
                     }
                     Ok(Produced::Tag("DEALLOCATE".to_owned()))
                 }
+                StatementAst::Backup { url } => crate::backup::run(scope, url).await,
                 StatementAst::Cancel { query } => {
                     let own = self.principal.name();
                     let found = self.engine.queries.cancel(*query, |principal| self.principal.is_admin() || principal == own);
@@ -742,6 +743,7 @@ impl SessionInner {
             StatementAst::Merge(merge) => crate::dml::merge::types(scope, merge, known).await?,
             StatementAst::Explain(_) => Some(crate::show::explain_schema()),
             StatementAst::Show(show) => Some(crate::show::schema(show)),
+            StatementAst::Backup { .. } => Some(crate::backup::schema()),
             StatementAst::Execute(execute) => {
                 let inner = self.prepared.lock().get(&crate::plan::fold(&execute.name)).cloned();
                 match inner {
@@ -790,6 +792,7 @@ fn writes(kind: &StatementAst) -> bool {
         | StatementAst::Vacuum(_)
         | StatementAst::Prepare(_)
         | StatementAst::Deallocate(_)
+        | StatementAst::Backup { .. }
         | StatementAst::Cancel { .. }
         | StatementAst::Extension(_) => false,
         StatementAst::Explain(explain) => explain.analyze && writes(&explain.inner.kind),

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use raft::{CheckpointRef, StateMachine};
 use rows::{RowOp, Version};
 use runtime::Runtime;
+use tokio::sync::oneshot;
 
 use crate::command::{decode_bitmap, decode_files, decode_row, encode_bitmap, encode_files, encode_row};
 use crate::mask::{FileMask, Masks};
@@ -34,6 +35,9 @@ const FORMAT: u32 = 1;
 /// Rows written at a time.
 const CHUNK_VERSIONS: usize = 64 * 1024;
 
+/// Those who want the state that the next checkpoint is made of.
+pub(crate) type Watchers = Arc<Mutex<Vec<oneshot::Sender<Arc<Pinned>>>>>;
+
 /// The state machine as the Raft layer sees it.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -41,12 +45,19 @@ pub(crate) struct Machine {
     runtime: Runtime,
     folder: PathBuf,
     current: Arc<Mutex<Option<CheckpointRef>>>,
+    watchers: Watchers,
 }
 
 impl Machine {
-    pub(crate) fn new(state: Arc<State>, runtime: Runtime, folder: PathBuf, marker: Option<Bytes>) -> Self {
+    pub(crate) fn new(
+        state: Arc<State>,
+        runtime: Runtime,
+        folder: PathBuf,
+        marker: Option<Bytes>,
+        watchers: Watchers,
+    ) -> Self {
         let current = marker.map(|marker| CheckpointRef { marker, path: folder.join(NAME) });
-        Self { state, runtime, folder, current: Arc::new(Mutex::new(current)) }
+        Self { state, runtime, folder, current: Arc::new(Mutex::new(current)), watchers }
     }
 }
 
@@ -57,7 +68,11 @@ impl StateMachine for Machine {
     }
 
     fn checkpoint(&self, marker: Bytes) -> BoxFuture<'static, Result<CheckpointRef, BoxError>> {
-        let pinned = Pinned::take(&self.state, marker.clone());
+        let pinned = Arc::new(Pinned::take(&self.state, marker.clone()));
+        for watcher in self.watchers.lock().drain(..) {
+            // Whoever has given up waiting does not want it any more.
+            let _ = watcher.send(Arc::clone(&pinned));
+        }
         let (runtime, path) = (self.runtime.clone(), self.folder.join(NAME));
         let current = Arc::clone(&self.current);
         Box::pin(async move {
@@ -88,21 +103,25 @@ impl StateMachine for Machine {
 }
 
 /// The state at one log position, held while the file is written.
-struct Pinned {
+#[derive(Debug)]
+pub(crate) struct Pinned {
     marker: Bytes,
-    last: CommitTs,
+    /// Everything committed up to here is in it.
+    pub(crate) last: CommitTs,
     applied: u64,
     counters: Vec<(String, u64)>,
     requests: Vec<(RequestId, CommitTs)>,
-    tables: Vec<PinnedTable>,
+    pub(crate) tables: Vec<PinnedTable>,
 }
 
-struct PinnedTable {
-    id: TableId,
+/// One table of it.
+#[derive(Debug)]
+pub(crate) struct PinnedTable {
+    pub(crate) id: TableId,
     newest: CommitTs,
     schemas: Vec<(CommitTs, Arc<StoredSchema>)>,
     dropped: Option<CommitTs>,
-    published: Arc<Published>,
+    pub(crate) published: Arc<Published>,
     masks: Arc<Masks>,
     rows: rows::Pin,
 }
@@ -139,7 +158,8 @@ impl Pinned {
         }
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    /// The bytes of the checkpoint file.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut body = Writer::with_capacity(1 << 20);
         body.bytes(&self.marker).i64(self.last.0).varint(self.applied);
         body.length(self.counters.len());
@@ -293,8 +313,20 @@ pub(crate) fn load(runtime: &Runtime, folder: &Path, state: &State) -> Result<Op
         return Ok(None);
     }
     let bytes = runtime::read_file(disk, &path).map_err(failed)?;
-    let body = verify(&bytes).map_err(|what| Error::Corrupt(format!("{}: {what}", path.display())))?;
-    restore(body, state).map(Some).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))
+    read(&bytes, &path, state).map(Some)
+}
+
+/// Reads the bytes of a checkpoint file into an empty state. Returns its marker.
+pub(crate) fn read(bytes: &[u8], path: &Path, state: &State) -> Result<Bytes> {
+    let body = verify(bytes).map_err(|what| Error::Corrupt(format!("{}: {what}", path.display())))?;
+    restore(body, state).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))
+}
+
+/// Puts the bytes of a checkpoint file into a data folder, durably.
+pub(crate) fn write(runtime: &Runtime, folder: &Path, bytes: &[u8]) -> Result<()> {
+    let path = folder.join(NAME);
+    runtime::write_atomically(runtime.disk.as_ref(), &path, bytes)
+        .map_err(|error| Error::Folder(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Checks magic, format, length and checksum.

@@ -82,6 +82,9 @@ pub enum Error {
     /// The data folder is not ours, or in use.
     #[error("{0}")]
     Folder(String),
+    /// A place of a backup cannot be used.
+    #[error("{0}")]
+    Place(String),
     /// Stored bytes are damaged.
     #[error("damaged data: {0}")]
     Corrupt(String),
@@ -126,6 +129,7 @@ impl Classify for Error {
             | Error::ReadOnly
             | Error::UnknownSavepoint
             | Error::Folder(_)
+            | Error::Place(_)
             | Error::Invalid(_) => ErrorKind::InvalidInput,
             Error::UnknownTable(_) => ErrorKind::NotFound,
             Error::LimitReached { .. } | Error::DiskFull => ErrorKind::Exhausted,
@@ -148,7 +152,7 @@ impl Classify for Error {
             Error::UnknownSavepoint => SqlState::INVALID_SAVEPOINT,
             Error::LimitReached { .. } => SqlState::CONFIGURATION_LIMIT,
             Error::DiskFull => SqlState::DISK_FULL,
-            Error::Folder(_) => SqlState::OBJECT_NOT_IN_STATE,
+            Error::Folder(_) | Error::Place(_) => SqlState::OBJECT_NOT_IN_STATE,
             Error::Part { sqlstate, .. } => *sqlstate,
             Error::WriteConflict { .. }
             | Error::UnknownTable(_)

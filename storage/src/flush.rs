@@ -30,7 +30,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array};
@@ -78,6 +78,8 @@ pub(crate) struct Compactor {
     free: Mutex<Vec<(TableId, Arc<Published>)>>,
     /// Tables that may have files of a crash.
     unswept: Mutex<Vec<TableId>>,
+    /// While this is not zero, nothing is removed from the column tier: somebody copies it.
+    pub(crate) holds: AtomicU64,
 }
 
 /// A row on its way to a file.
@@ -615,6 +617,9 @@ impl Core {
     /// Drops dataset versions and files that no view reads any more.
     pub(crate) async fn drop_old_versions(&self, table: &Arc<Table>) {
         self.reclaim(table);
+        if self.compactor.holds.load(Ordering::Acquire) > 0 {
+            return;
+        }
         let free: Vec<Arc<Published>> = {
             let mut all = self.compactor.free.lock();
             let (mine, others) = all.drain(..).partition(|(id, _)| *id == table.id);

@@ -22,6 +22,7 @@
 //! # Not here
 //! SQL, types beyond Arrow's, policies.
 
+mod backup;
 mod bulk;
 mod checkpoint;
 mod command;
@@ -39,6 +40,7 @@ mod validate;
 mod view;
 mod writes;
 
+pub use backup::{BackupReport, OnProgress, Progress};
 pub use base::RequestId;
 pub use bulk::BulkWriter;
 pub use columns::{RowFilter, passing};

@@ -52,4 +52,9 @@ impl StoreOptions {
             dropped_retention_ms: 7 * 24 * 3_600_000,
         }
     }
+
+    /// Where the column tier lies.
+    pub fn columns_location(&self) -> String {
+        self.columns_url.clone().unwrap_or_else(|| self.data.join("columns").to_string_lossy().into_owned())
+    }
 }

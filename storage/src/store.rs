@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use runtime::Runtime;
 use tokio::sync::oneshot;
 
-use crate::checkpoint::{self, Machine};
+use crate::checkpoint::{self, Machine, Watchers};
 use crate::flush::Compactor;
 use crate::folder::Folder;
 use crate::locks::Locks;
@@ -60,6 +60,11 @@ pub(crate) struct Core {
     closing: AtomicBool,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
     folder: Mutex<Option<Folder>>,
+    /// The id of the database.
+    pub(crate) cluster: String,
+    pub(crate) watchers: Watchers,
+    /// Held while a backup runs.
+    pub(crate) backing_up: tokio::sync::Mutex<()>,
 }
 
 /// Figures for metrics and tests.
@@ -87,10 +92,7 @@ impl Store {
         let row_tier = Arc::new(rows::RowTier::new(rows::RowTierOptions::with_limit(options.row_tier_bytes)));
         let state = Arc::new(State::new(row_tier));
         let marker = checkpoint::load(&runtime, &options.data, &state)?;
-        let url = options
-            .columns_url
-            .clone()
-            .unwrap_or_else(|| options.data.join("columns").to_string_lossy().into_owned());
+        let url = options.columns_location();
         let mut column_options = ColumnOptions::new(folder.cluster(), folder.epoch());
         column_options.disk = Arc::clone(&runtime.disk);
         // Decoded keys and statistics get most: they answer lookups without reading.
@@ -98,7 +100,14 @@ impl Store {
         column_options.key_cache_bytes = options.cache_bytes / 4;
         column_options.stats_cache_bytes = options.cache_bytes / 8;
         let columns = ColumnStore::open(&url, column_options).await.map_err(Error::part)?;
-        let machine = Arc::new(Machine::new(Arc::clone(&state), runtime.clone(), options.data.clone(), marker));
+        let watchers = Watchers::default();
+        let machine = Arc::new(Machine::new(
+            Arc::clone(&state),
+            runtime.clone(),
+            options.data.clone(),
+            marker,
+            Arc::clone(&watchers),
+        ));
         let raft = raft::Raft::open(journal.clone(), recovered, machine, raft::RaftOptions::single(1))
             .await
             .map_err(Error::part)?;
@@ -122,7 +131,10 @@ impl Store {
             tasks: tokio::runtime::Handle::current(),
             closing: AtomicBool::new(false),
             background: Mutex::new(None),
+            cluster: folder.cluster(),
             folder: Mutex::new(Some(folder)),
+            watchers,
+            backing_up: tokio::sync::Mutex::default(),
         });
         let store = Store { core };
         let weak = Arc::downgrade(&store.core);

@@ -17,6 +17,8 @@ pub(super) struct RowRules {
     generated: RowExpr,
     /// Storage positions of texts with a greatest length.
     lengths: Vec<(usize, usize)>,
+    /// Bytes a row may have.
+    row_bytes_max: usize,
 }
 
 impl RowRules {
@@ -47,6 +49,7 @@ impl RowRules {
             generated_at,
             generated: RowExpr::compile(&binder, &relations, generated)?,
             lengths,
+            row_bytes_max: scope.engine().options.row_bytes_max,
         })
     }
 
@@ -64,6 +67,7 @@ impl RowRules {
 
     /// Checks whole rows, given by storage position.
     pub(super) fn check(&self, table: &TableEntry, columns: &[ArrayRef]) -> Result<()> {
+        super::size::check(table, columns, self.row_bytes_max)?;
         for &at in &table.visible {
             let column = &table.def.columns[at];
             if column.nullable || columns[at].null_count() == 0 {

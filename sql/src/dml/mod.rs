@@ -16,6 +16,7 @@ mod foreign_keys;
 pub(crate) mod insert;
 mod literals;
 pub(crate) mod merge;
+mod size;
 pub(crate) mod update;
 mod writer;
 

@@ -18,6 +18,8 @@ use crate::{Error, Result};
 
 /// How many rows with new keys wait for the end of a statement. Beyond, uniqueness is judged in between.
 const MOVED_ROWS_MAX: usize = 1 << 20;
+/// Inserted rows go to files, whatever their number, once they take this much memory.
+const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// Writes rows of one table on behalf of one statement.
 pub(crate) struct TableWriter {
@@ -34,6 +36,7 @@ pub(crate) struct TableWriter {
     bulk_rows: usize,
     waiting: Vec<Vec<ArrayRef>>,
     waiting_rows: usize,
+    waiting_bytes: usize,
     bulk: Option<BulkWriter>,
     /// Rows are handed to storage batch by batch, because the caller looks at them in between.
     immediate: bool,
@@ -65,6 +68,7 @@ impl TableWriter {
             referenced,
             waiting: Vec::new(),
             waiting_rows: 0,
+            waiting_bytes: 0,
             bulk: None,
             immediate: immediate || !table.indexes.is_empty(),
             moved: Vec::new(),
@@ -135,8 +139,11 @@ impl TableWriter {
             return Ok(columns);
         }
         self.waiting_rows += rows;
+        for array in &columns {
+            self.waiting_bytes += array.to_data().get_slice_memory_size()?;
+        }
         self.waiting.push(columns.clone());
-        if self.waiting_rows >= self.bulk_rows {
+        if self.waiting_rows >= self.bulk_rows || self.waiting_bytes >= WAITING_BYTES_MAX {
             let mut bulk = self.txn.storage.bulk(&self.table.stored).map_err(Error::classified)?;
             for columns in std::mem::take(&mut self.waiting) {
                 let batch = self.batch(&columns)?;

@@ -172,6 +172,7 @@ pub(crate) fn statement(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed
         "execute" => execute(parser),
         "deallocate" => deallocate(parser),
         "kill" => kill(parser),
+        "backup" => backup(parser),
         "call" => procedure(parser),
         "refresh" => refresh(parser),
         "apply" => apply_policy(parser),
@@ -1244,6 +1245,13 @@ fn kill(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
     expect(parser, &["kill"])?;
     eat(parser, &["query"]);
     Ok(StatementAst::Cancel { query: parser.parse_literal_uint()? })
+}
+
+/// `BACKUP TO 'url'`.
+fn backup(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
+    expect(parser, &["backup"])?;
+    expect(parser, &["to"])?;
+    Ok(StatementAst::Backup { url: parser.parse_literal_string()? })
 }
 
 // ----------------------------------------------------------------------------------------------------------- extensions

@@ -102,6 +102,11 @@ pub(crate) enum StatementAst {
     Execute(Execute),
     /// `DEALLOCATE name`, or `DEALLOCATE ALL` as `None`.
     Deallocate(Option<Ident>),
+    /// `BACKUP TO 'url'`.
+    Backup {
+        /// A folder on the server, or an object store.
+        url: String,
+    },
     /// `KILL [QUERY] id`: cancels a running query.
     Cancel {
         /// The query, as `lattice.queries` numbers it.
@@ -160,6 +165,7 @@ impl StatementAst {
             StatementAst::Prepare(_) => "PREPARE",
             StatementAst::Execute(_) => "EXECUTE",
             StatementAst::Deallocate(_) => "DEALLOCATE",
+            StatementAst::Backup { .. } => "BACKUP",
             StatementAst::Cancel { .. } => "KILL",
             StatementAst::Extension(extension) => extension.name(),
         }

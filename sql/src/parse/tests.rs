@@ -661,6 +661,7 @@ fn the_session_is_spoken_to() {
     assert_eq!(parse("RESET search_path"), StatementAst::Reset(Some("search_path".to_owned())));
     assert_eq!(parse("DISCARD ALL"), StatementAst::Discard(Discard::All));
     assert_eq!(parse("KILL QUERY 7"), StatementAst::Cancel { query: 7 });
+    assert_eq!(parse("BACKUP TO 's3://b/p'"), StatementAst::Backup { url: "s3://b/p".to_owned() });
 
     let StatementAst::Prepare(prepare) = parse("PREPARE p (int, text) AS INSERT INTO t VALUES ($1, $2)") else { panic!("no prepare") };
     assert_eq!((prepare.types.len(), prepare.inner.parameters, &*prepare.inner.text), (2, 2, "INSERT INTO t VALUES ($1, $2)"));

@@ -115,6 +115,11 @@ impl DatasetPin {
     pub(crate) fn fragments(&self) -> &[Fragment] {
         &self.dataset.manifest().fragments
     }
+
+    /// The object that holds the version's transaction, when it does not lie in the manifest.
+    pub(crate) fn transaction_file(&self) -> Option<&str> {
+        self.dataset.manifest().transaction_file.as_deref()
+    }
 }
 
 /// Refuses every version but one. See COMMIT-1.

@@ -17,6 +17,7 @@ mod scan;
 mod sketch;
 mod stats;
 mod store;
+mod transfer;
 mod wire;
 mod write;
 
@@ -32,6 +33,7 @@ pub use scan::{
 pub use sketch::DistinctSketch;
 pub use stats::{ColumnStats, FileStats};
 pub use store::{ColumnOptions, ColumnStore, ObjectInfo};
+pub use transfer::{Depot, Digest};
 pub use write::{KeyOrder, WriteSpec};
 
 /// Rows in one zone, the unit of pruning and of key look-ups.

@@ -58,7 +58,8 @@ struct Shared {
     /// Held while an object is created only if it does not exist.
     creating: Mutex<()>,
     next_temporary: AtomicU64,
-    _lock: DiskLock,
+    /// Absent when the folder is only read.
+    lock: Option<DiskLock>,
 }
 
 impl fmt::Debug for LocalStore {
@@ -105,6 +106,15 @@ impl LocalStore {
         for name in disk.read_dir(&temporary)? {
             disk.remove_file(&temporary.join(name))?;
         }
+        Ok(Self::over(disk, root, open_files, Some(lock)))
+    }
+
+    /// Opens a folder to read from it: nothing is created, locked or cleaned, and writes are refused.
+    pub(crate) fn open_to_read(disk: Arc<dyn Disk>, root: PathBuf, open_files: usize) -> Self {
+        Self::over(disk, root, open_files, None)
+    }
+
+    fn over(disk: Arc<dyn Disk>, root: PathBuf, open_files: usize, lock: Option<DiskLock>) -> Self {
         let shared = Shared {
             disk,
             root,
@@ -112,9 +122,9 @@ impl LocalStore {
             folders: Mutex::new(HashSet::new()),
             creating: Mutex::new(()),
             next_temporary: AtomicU64::new(0),
-            _lock: lock,
+            lock,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
 
     /// The open file of an object, for readers that keep it.
@@ -128,6 +138,16 @@ impl LocalStore {
 }
 
 impl Shared {
+    fn writable(&self) -> io::Result<()> {
+        match self.lock {
+            Some(_) => Ok(()),
+            None => {
+                let message = format!("{} is open for reading only", self.root.display());
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+            }
+        }
+    }
+
     fn path(&self, location: &Path) -> PathBuf {
         let mut path = self.root.clone();
         path.extend(location.parts().map(|part| part.as_ref().to_owned()));
@@ -187,6 +207,7 @@ impl Shared {
     }
 
     fn put(&self, location: &Path, payload: &PutPayload, create: bool) -> io::Result<()> {
+        self.writable()?;
         let temporary = self.temporary();
         let file = self.disk.open(&temporary, OpenMode::CreateNew)?;
         let mut offset = 0;
@@ -286,7 +307,10 @@ impl ObjectStore for LocalStore {
         let path = temporary.clone();
         let file = blocking(location.clone(), {
             let shared = shared.clone();
-            move || shared.disk.open(&path, OpenMode::CreateNew)
+            move || {
+                shared.writable()?;
+                shared.disk.open(&path, OpenMode::CreateNew)
+            }
         })
         .await?;
         Ok(Box::new(Upload {
@@ -340,6 +364,7 @@ impl ObjectStore for LocalStore {
                 let shared = shared.clone();
                 async move {
                     let removed = tokio::task::spawn_blocking(move || {
+                        shared.writable()?;
                         let mut folders = HashSet::new();
                         let removed: Vec<Result<Path>> = batch
                             .into_iter()

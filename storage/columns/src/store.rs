@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::ArrayRef;
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, RetryConfig, UpdateVersion};
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use runtime::{Disk, RealDisk};
@@ -174,7 +175,7 @@ impl ColumnStore {
     /// from the `AWS_*` environment) or `memory://`. Refuses a location that another cluster owns.
     pub async fn open(url: &str, options: ColumnOptions) -> Result<Self> {
         let options = ColumnOptions { column_block_rows: options.column_block_rows.max(1), ..options };
-        let (objects, local) = open_objects(url, &options).await?;
+        let (objects, local) = open_objects(url, options.disk.clone(), Access::Own, options.open_files).await?;
         let shared = url.starts_with("s3://");
         let registry = Arc::new(ObjectStoreRegistry::empty());
         registry.insert(SCHEME, Arc::new(Provider { objects: objects.clone(), shared }));
@@ -330,20 +331,42 @@ impl ColumnStore {
     }
 }
 
-async fn open_objects(url: &str, options: &ColumnOptions) -> Result<(Arc<dyn ObjectStore>, Option<Arc<LocalStore>>)> {
+/// What a place of objects is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// As the column tier of this process, which waits for a store that is away.
+    Own,
+    /// To write objects, by somebody who waits for the outcome.
+    Write,
+    /// To read objects; nothing is created or locked.
+    Read,
+}
+
+/// How long somebody who waits for the outcome is told to wait for a store that is away.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) async fn open_objects(
+    url: &str,
+    disk: Arc<dyn Disk>,
+    access: Access,
+    open_files: usize,
+) -> Result<(Arc<dyn ObjectStore>, Option<Arc<LocalStore>>)> {
     let unusable = || {
         Error::InvalidInput(format!("column store url {url}: give a folder, file://, s3://bucket/prefix or memory://"))
     };
     let folder = match Url::parse(url) {
-        Ok(url) if url.scheme() == "s3" => return Ok((open_s3(&url)?, None)),
+        Ok(url) if url.scheme() == "s3" => return Ok((open_s3(&url, access)?, None)),
         Ok(url) if url.scheme() == "memory" => return Ok((Arc::new(InMemory::new()), None)),
         Ok(url) if url.scheme() == "file" => url.to_file_path().map_err(|()| unusable())?,
         Ok(_) => return Err(unusable()),
         Err(_) if url.is_empty() => return Err(unusable()),
         Err(_) => PathBuf::from(url),
     };
-    let (disk, open_files) = (options.disk.clone(), options.open_files);
-    let opened = tokio::task::spawn_blocking(move || LocalStore::open(disk, folder, open_files)).await;
+    let opened = tokio::task::spawn_blocking(move || match access {
+        Access::Own | Access::Write => LocalStore::open(disk, folder, open_files),
+        Access::Read => Ok(LocalStore::open_to_read(disk, folder, open_files)),
+    })
+    .await;
     let store = match opened {
         Ok(Ok(store)) => Arc::new(store),
         Ok(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Err(Error::Locked { url: url.to_owned() }),
@@ -353,7 +376,7 @@ async fn open_objects(url: &str, options: &ColumnOptions) -> Result<(Arc<dyn Obj
     Ok((store.clone(), Some(store)))
 }
 
-fn open_s3(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+fn open_s3(url: &Url, access: Access) -> Result<Arc<dyn ObjectStore>> {
     let bucket = url.host_str().ok_or_else(|| Error::InvalidInput(format!("{url} names no bucket")))?;
     let plain = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
         .iter()
@@ -363,6 +386,10 @@ fn open_s3(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     if plain {
         // Whoever configures an endpoint without TLS means it.
         builder = builder.with_allow_http(true);
+    }
+    if access != Access::Own {
+        let retry = RetryConfig { max_retries: 6, retry_timeout: PATIENCE, ..RetryConfig::default() };
+        builder = builder.with_retry(retry);
     }
     let prefix = Path::from_url_path(url.path()).map_err(object_store::Error::from)?;
     Ok(Arc::new(PrefixStore::new(builder.build()?, prefix)))

@@ -77,6 +77,7 @@ mod log;
 mod machine;
 mod network;
 mod node;
+mod seed;
 mod types;
 
 #[cfg(test)]
@@ -88,3 +89,4 @@ pub use error::{Error, Result};
 pub use machine::{CheckpointRef, StateMachine};
 pub use network::{Loopback, Peer, Rpc, Transport, TransportError};
 pub use node::{FatalHook, Metrics, Proposed, Raft, RaftOptions, Role};
+pub use seed::begin_behind;
