@@ -60,6 +60,9 @@ pub struct ServeArgs {
     /// PEM file with the private key
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
+    /// PEM file with the certificates that sign those of clients; clients must then show one
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<String>,
     /// Listen beyond loopback without password or TLS
     #[arg(long)]
     pub insecure: bool,
@@ -103,6 +106,7 @@ impl ServeArgs {
             ("http", &self.http),
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
+            ("client_ca", &self.client_ca),
             ("log.level", &self.log_level),
         ];
         flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))));

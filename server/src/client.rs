@@ -16,7 +16,7 @@ use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExi
 use arrow_flight::{FlightInfo, HandshakeRequest};
 use futures::stream::{self, BoxStream, Stream};
 use futures::{StreamExt, TryStreamExt};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// How to reach a server; shared by all client commands.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +30,12 @@ pub struct ConnectArgs {
     /// PEM file with the certificate authority to trust; switches TLS on
     #[arg(long)]
     pub tls_ca: Option<std::path::PathBuf>,
+    /// PEM file with a certificate to show to the server, for servers that ask for one
+    #[arg(long, requires = "tls_key")]
+    pub tls_cert: Option<std::path::PathBuf>,
+    /// PEM file with the private key of --tls-cert
+    #[arg(long, requires = "tls_cert")]
+    pub tls_key: Option<std::path::PathBuf>,
 }
 
 impl ConnectArgs {
@@ -164,10 +170,15 @@ impl Client {
             .initial_connection_window_size(64 << 20);
         if tls {
             let mut config = ClientTlsConfig::new();
+            let read = |path: &std::path::Path| {
+                std::fs::read(path)
+                    .map_err(|error| ClientError::plain(format!("cannot read {}: {error}", path.display())))
+            };
             if let Some(path) = &args.tls_ca {
-                let pem = std::fs::read(path)
-                    .map_err(|error| ClientError::plain(format!("cannot read {}: {error}", path.display())))?;
-                config = config.ca_certificate(Certificate::from_pem(pem));
+                config = config.ca_certificate(Certificate::from_pem(read(path)?));
+            }
+            if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+                config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
             }
             endpoint = endpoint
                 .tls_config(config)

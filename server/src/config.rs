@@ -283,12 +283,19 @@ section! { "",
         data: String = "lattice-data".to_owned();
         /// Address for Flight SQL. Port 0 takes a free one, shown at start.
         flight: String = "127.0.0.1:50051".to_owned();
+        /// Path of a local (Unix) socket on which Flight SQL listens too; whoever may open the file may connect. Empty for none.
+        socket: String = String::new();
         /// Address for the status page, `/health`, `/ready` and `/metrics`. Empty switches HTTP off.
         http: String = "127.0.0.1:8080".to_owned();
         /// PEM file with the server's certificate chain. With it and `tls_key`, both ports speak TLS only.
         tls_cert: String = String::new();
         /// PEM file with the private key of `tls_cert`.
         tls_key: String = String::new();
+        /// PEM file with the certificates that sign those of clients. With it, Flight SQL lets only clients in that show such a
+        /// certificate (mutual TLS); a password is asked for all the same.
+        client_ca: String = String::new();
+        /// How often a quiet connection is probed, so that load balancers keep it and dead peers are noticed.
+        keepalive: Span = Span(Duration::from_secs(20));
         /// Listen beyond loopback without a password or without TLS. Everything, passwords included, then travels in clear.
         insecure: bool = false;
         /// After SIGTERM or SIGINT: how long running statements may take to finish before they are cancelled.
@@ -314,6 +321,9 @@ section! { "storage",
         merge_files: u64 = 8;
         /// Length of log after which tables that lag are flushed and a checkpoint is written, so that restarts stay short.
         log_max: Bytes = Bytes(256 << 20);
+        /// With less free space than this on the disk of `data`, writes are refused (53100) and reads go on; what is left is for
+        /// moving rows to the column tier.
+        low_water: Bytes = Bytes(256 << 20);
         /// Size of one journal segment.
         journal_segment: Bytes = Bytes(64 << 20);
         /// How long a statement waits for a row that another transaction has locked.
@@ -352,6 +362,8 @@ section! { "limits",
     Limits {
         /// Largest message accepted from a client.
         message: Bytes = Bytes(256 << 20);
+        /// Largest row: the bytes of all its values.
+        row: Bytes = Bytes(64 << 20);
         /// Open sessions.
         sessions: u64 = 1024;
         /// A session without requests for so long is closed.
@@ -515,6 +527,12 @@ impl Config {
         rule(self.storage.flush_bytes.0 >= 1, "`storage.flush_bytes` must be at least 1 byte")?;
         rule(self.sql.memory.0 >= 16 << 20, "`sql.memory` must be at least 16MiB")?;
         rule(self.limits.message.0 >= 1 << 20, "`limits.message` must be at least 1MiB")?;
+        rule(self.limits.row.0 >= 1 << 10, "`limits.row` must be at least 1KiB")?;
+        rule(self.listen.keepalive.0 >= Duration::from_secs(1), "`keepalive` must be at least 1s")?;
+        rule(
+            self.listen.client_ca.is_empty() || self.has_tls(),
+            "`client_ca` needs TLS: give `tls_cert` and `tls_key` too",
+        )?;
         rule(self.limits.sessions >= 1, "`limits.sessions` must be at least 1")?;
         rule(
             self.listen.tls_cert.is_empty() == self.listen.tls_key.is_empty(),
@@ -733,6 +751,10 @@ mod tests {
         assert!(error.starts_with("environment variable LATTICE_INSECURE"), "{error}");
         let error = load("", &[], &[("tls_cert", "a.pem")]).unwrap_err().to_string();
         assert!(error.contains("both `tls_cert` and `tls_key`"), "{error}");
+        let error = load("", &[], &[("client_ca", "ca.pem")]).unwrap_err().to_string();
+        assert!(error.contains("`client_ca` needs TLS"), "{error}");
+        let error = load("keepalive = \"0s\"", &[], &[]).unwrap_err().to_string();
+        assert!(error.contains("`keepalive` must be"), "{error}");
         assert!(load("data = ", &[], &[]).unwrap_err().to_string().contains("not valid TOML"));
     }
 

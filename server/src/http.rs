@@ -18,15 +18,26 @@ use storage::Store;
 
 use crate::metrics::{self, Process, Sources};
 
+/// What the pages look at.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The SQL engine.
+    pub engine: Engine,
+    /// The store.
+    pub store: Store,
+    /// The wire.
+    pub wire: flight::Service,
+}
+
 /// Where the server is in its life.
 #[derive(Clone)]
 pub enum Phase {
     /// Reading the checkpoint and replaying the log.
     Starting,
     /// Answering.
-    Serving(Engine, Store),
+    Serving(Parts),
     /// Finishing what runs; new work is refused.
-    Draining(Engine, Store),
+    Draining(Parts),
 }
 
 impl std::fmt::Debug for Phase {
@@ -116,12 +127,13 @@ async fn scrape(State(status): State<Status>, headers: HeaderMap) -> Response {
     if !status.allowed(&headers) {
         return ask();
     }
-    let (Phase::Serving(engine, store) | Phase::Draining(engine, store)) = status.phase() else {
+    let (Phase::Serving(parts) | Phase::Draining(parts)) = status.phase() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
     };
     let sources = Sources {
-        engine: engine.metrics(),
-        store: store.stats(),
+        engine: parts.engine.metrics(),
+        store: parts.store.stats(),
+        wire: parts.wire.metrics(),
         started_at: status.started_at,
         process: Process::read(),
     };
@@ -134,8 +146,8 @@ async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
     }
     let (word, sources) = match status.phase() {
         Phase::Starting => ("starting", None),
-        Phase::Serving(engine, store) => ("ready", Some((engine, store))),
-        Phase::Draining(engine, store) => ("stopping", Some((engine, store))),
+        Phase::Serving(parts) => ("ready", Some(parts)),
+        Phase::Draining(parts) => ("stopping", Some(parts)),
     };
     let mut body = String::new();
     section(&mut body, "Server", {
@@ -147,13 +159,14 @@ async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
         rows.extend(status.about.iter().cloned());
         rows
     });
-    if let Some((engine, store)) = sources {
-        let (counts, stats) = (engine.metrics(), store.stats());
+    if let Some(Parts { engine, store, wire }) = sources {
+        let (counts, stats, requests) = (engine.metrics(), store.stats(), wire.metrics());
         section(
             &mut body,
             "Work",
             vec![
-                ("sessions", counts.sessions.to_string()),
+                ("sessions", requests.sessions.to_string()),
+                ("requests", format!("{} ({} failed)", requests.requests, requests.failures)),
                 (
                     "statements",
                     format!("{} ({} failed, {} cancelled)", counts.statements, counts.failed, counts.cancelled),
@@ -178,6 +191,10 @@ async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
                     format!("{} of {}", bytes(stats.row_tier_bytes as u64), bytes(stats.row_tier_limit_bytes as u64)),
                 ),
                 ("log", format!("{}, {} syncs", bytes(stats.log_bytes), stats.fsyncs)),
+                (
+                    "disk",
+                    if stats.disk_low { "almost full: writes are refused until space is freed" } else { "has room" }.to_owned(),
+                ),
                 ("flushes", stats.flushes.to_string()),
                 (
                     "rows scanned",

@@ -15,6 +15,8 @@ pub struct Sources {
     pub engine: EngineMetrics,
     /// Counters of the store.
     pub store: StoreStats,
+    /// Counters of the wire.
+    pub wire: flight::Metrics,
     /// When the process began to serve.
     pub started_at: SystemTime,
     /// The process itself.
@@ -69,6 +71,14 @@ fn count(value: usize) -> u64 {
 }
 
 metrics! {
+    "lattice_flight_sessions" gauge "Sessions that clients have open." |s| s.wire.sessions;
+    "lattice_flight_connections_total" counter "Connections accepted." |s| s.wire.connections;
+    "lattice_flight_requests_total" counter "Requests received." |s| s.wire.requests;
+    "lattice_flight_failures_total" counter "Requests that failed." |s| s.wire.failures;
+    "lattice_flight_streams_total" counter "Results begun." |s| s.wire.streams;
+    "lattice_flight_rows_sent_total" counter "Rows sent." |s| s.wire.rows_sent;
+    "lattice_flight_bytes_sent_total" counter "Bytes of Arrow data sent." |s| s.wire.bytes_sent;
+    "lattice_flight_rows_ingested_total" counter "Rows loaded by bulk ingest." |s| s.wire.rows_ingested;
     "lattice_sql_statements_total" counter "Statements begun." |s| s.engine.statements;
     "lattice_sql_statements_failed_total" counter "Statements that ended with an error." |s| s.engine.failed;
     "lattice_sql_statements_cancelled_total" counter "Statements cancelled by a client, an administrator or a timeout." |s| s.engine.cancelled;
@@ -86,6 +96,7 @@ metrics! {
     "lattice_storage_flushes_total" counter "Moves of rows from the row tier to the column tier." |s| s.store.flushes;
     "lattice_storage_merges_total" counter "Merges of small columnar files." |s| s.store.merges;
     "lattice_storage_last_commit_microseconds" gauge "Timestamp of the newest commit, in microseconds since 1970." |s| u64::try_from(s.store.last_commit.0).unwrap_or_default();
+    "lattice_storage_disk_low" gauge "1 while writes are refused because the disk is almost full." |s| u64::from(s.store.disk_low);
     "lattice_journal_fsyncs_total" counter "Synchronisations of the log to disk." |s| s.store.fsyncs;
     "lattice_journal_bytes" gauge "Length of the log." |s| s.store.log_bytes;
     "lattice_rows_bytes" gauge "Memory used by the row tier." |s| count(s.store.row_tier_bytes);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sql::{Engine, EngineOptions};
-use storage::{Store, StoreOptions};
+use storage::{OnFatal, Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::config::Config;
-use crate::http::{Phase, Status};
+use crate::http::{Parts, Phase, Status};
 use crate::{http, logs};
 
 /// Rows a query handles at a time.
@@ -81,7 +81,8 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
         Some(flight::Address::Tcp(address)) => *address,
         _ => flight_address,
     };
-    status.set(Phase::Serving(engine.clone(), store.clone()));
+    let service = wire.service();
+    status.set(Phase::Serving(Parts { engine: engine.clone(), store: store.clone(), wire: service.clone() }));
     banner(&config, flight_address, http_address, tls.is_some(), door.password.is_some(), started.elapsed());
 
     let (stop_flight, mut flight_stopped) = tokio::sync::watch::channel(false);
@@ -99,7 +100,7 @@ async fn serve(args: &ServeArgs) -> Result<(), String> {
             std::process::exit(130);
         }
     });
-    status.set(Phase::Draining(engine.clone(), store.clone()));
+    status.set(Phase::Draining(Parts { engine: engine.clone(), store: store.clone(), wire: service }));
     let _closed = stop_flight.send(true);
     let waiting = engine.queries().len();
     if waiting > 0 {
@@ -175,12 +176,14 @@ impl flight::Authenticator for Door {
 
 fn flight_options(config: &Config, address: SocketAddr, tls: Option<&Tls>, door: Arc<Door>) -> flight::FlightOptions {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let socket = &config.listen.socket;
+    let socket = (!socket.is_empty()).then(|| flight::Address::Unix(PathBuf::from(socket)));
     flight::FlightOptions {
-        listeners: vec![flight::Address::Tcp(address)],
+        listeners: [flight::Address::Tcp(address)].into_iter().chain(socket).collect(),
         tls: tls.map(|tls| flight::TlsOptions {
             certificate: String::from_utf8_lossy(&tls.cert).into_owned(),
             key: String::from_utf8_lossy(&tls.key).into_owned(),
-            client_ca: None,
+            client_ca: tls.client_ca.as_ref().map(|pem| String::from_utf8_lossy(pem).into_owned()),
             client_optional: false,
         }),
         auth: door,
@@ -190,6 +193,7 @@ fn flight_options(config: &Config, address: SocketAddr, tls: Option<&Tls>, door:
             ..flight::Limits::default()
         },
         session_idle: config.limits.session_idle.0,
+        keepalive: config.listen.keepalive.0,
         drain: config.listen.drain_timeout.0,
         statement_timeout: config.sql.statement_timeout.0,
         transaction_timeout: config.sql.idle_transaction_timeout.0,
@@ -199,7 +203,15 @@ fn flight_options(config: &Config, address: SocketAddr, tls: Option<&Tls>, door:
 
 pub(crate) async fn open_store(config: &Config) -> Result<Store, String> {
     let data = PathBuf::from(&config.listen.data);
-    let opening = Store::open(runtime::Runtime::real(), store_options(config));
+    let mut options = store_options(config);
+    options.on_fatal = Some(OnFatal(Arc::new(|reason| {
+        tracing::error!(reason, "the log cannot be written: stopping at once");
+        eprintln!(
+            "lattice: the log cannot be written: {reason}\nlattice: stopping at once; every commit that was acknowledged is on disk"
+        );
+        std::process::exit(1);
+    })));
+    let opening = Store::open(runtime::Runtime::real(), options);
     tokio::pin!(opening);
     let started = Instant::now();
     loop {
@@ -224,6 +236,7 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
     options.flush_interval_ms = millis(storage.flush_interval);
     options.write_stall_timeout_ms = millis(storage.write_stall_timeout);
     options.segment_bytes = storage.journal_segment.0;
+    options.low_water_bytes = storage.low_water.0;
     options.merge_files = size(storage.merge_files);
     options.log_max_bytes = storage.log_max.0;
     options.lock_timeout_ms = millis(storage.lock_timeout);
@@ -241,6 +254,7 @@ pub(crate) fn engine_options(config: &Config) -> EngineOptions {
         copy_folders: config.sql.copy_folders.iter().map(PathBuf::from).collect(),
         data_folder: Some(data),
         bulk_rows: usize::try_from(config.sql.bulk_rows).unwrap_or(usize::MAX),
+        row_bytes_max: usize::try_from(config.limits.row.0).unwrap_or(usize::MAX),
         statement_timeout: config.sql.statement_timeout.0,
         slow_statement: config.sql.slow_statement.0,
         idle_transaction_timeout: config.sql.idle_transaction_timeout.0,
@@ -253,6 +267,8 @@ pub(crate) fn engine_options(config: &Config) -> EngineOptions {
 pub struct Tls {
     cert: Vec<u8>,
     key: Vec<u8>,
+    /// Of Flight SQL clients.
+    client_ca: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -268,10 +284,33 @@ fn read_tls(config: &Config) -> Result<Option<Tls>, String> {
     }
     let read =
         |key: &str, path: &str| std::fs::read(path).map_err(|error| format!("cannot read `{key}` {path}: {error}"));
-    let tls = Tls { cert: read("tls_cert", &config.listen.tls_cert)?, key: read("tls_key", &config.listen.tls_key)? };
+    let client_ca = match config.listen.client_ca.as_str() {
+        "" => None,
+        path => Some(read("client_ca", path)?),
+    };
+    let tls = Tls {
+        cert: read("tls_cert", &config.listen.tls_cert)?,
+        key: read("tls_key", &config.listen.tls_key)?,
+        client_ca,
+    };
     // A bad pair is found here, before anything is opened.
     tls_config(&tls)?;
+    check_client_ca(&tls)?;
     Ok(Some(tls))
+}
+
+/// Certificates that cannot be read would let nobody in.
+fn check_client_ca(tls: &Tls) -> Result<(), String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let Some(pem) = &tls.client_ca else { return Ok(()) };
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate =
+            certificate.map_err(|error| format!("`client_ca` holds no certificates in PEM form: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate in `client_ca` cannot be used: {error}"))?;
+    }
+    if roots.is_empty() { Err("`client_ca` holds no certificates in PEM form".to_owned()) } else { Ok(()) }
 }
 
 fn tls_config(tls: &Tls) -> Result<Arc<rustls::ServerConfig>, String> {
@@ -425,6 +464,9 @@ fn banner(config: &Config, flight: SocketAddr, http: Option<SocketAddr>, tls: bo
         lines.push(format!("  columns  {}", config.storage.columns));
     }
     lines.push(format!("  flight   {scheme}://{flight}   (Flight SQL, ADBC, JDBC)"));
+    if !config.listen.socket.is_empty() {
+        lines.push(format!("  socket   grpc+unix://{}", config.listen.socket));
+    }
     match http {
         Some(http) => lines.push(format!(
             "  http     {}://{http}   (status page, /health, /metrics)",

@@ -70,8 +70,18 @@ pub enum Error {
         /// The setting that bounds it.
         limit: String,
     },
+    /// A transaction does not fit into one log entry, and has been rolled back.
+    #[error(
+        "a transaction of {bytes} bytes is above the limit of {limit} for one log entry: split it, or raise storage.journal_segment"
+    )]
+    TooLarge {
+        /// Its size in the log.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The disk is full: writes are refused, reads go on.
-    #[error("the disk is almost full: writes are refused until space is freed")]
+    #[error("the disk of the data folder is almost full: writes are refused until space is freed, reads go on")]
     DiskFull,
     /// The outcome of a commit is unknown.
     #[error("the outcome of the commit is unknown: retry with the same request id")]
@@ -132,7 +142,7 @@ impl Classify for Error {
             | Error::Place(_)
             | Error::Invalid(_) => ErrorKind::InvalidInput,
             Error::UnknownTable(_) => ErrorKind::NotFound,
-            Error::LimitReached { .. } | Error::DiskFull => ErrorKind::Exhausted,
+            Error::LimitReached { .. } | Error::TooLarge { .. } | Error::DiskFull => ErrorKind::Exhausted,
             Error::Indeterminate => ErrorKind::Indeterminate,
             Error::Unavailable(_) => ErrorKind::Unavailable,
             Error::Corrupt(_) => ErrorKind::Corrupt,
@@ -152,6 +162,7 @@ impl Classify for Error {
             Error::UnknownSavepoint => SqlState::INVALID_SAVEPOINT,
             Error::LimitReached { .. } => SqlState::CONFIGURATION_LIMIT,
             Error::DiskFull => SqlState::DISK_FULL,
+            Error::TooLarge { .. } => SqlState::PROGRAM_LIMIT,
             Error::Folder(_) | Error::Place(_) => SqlState::OBJECT_NOT_IN_STATE,
             Error::Part { sqlstate, .. } => *sqlstate,
             Error::WriteConflict { .. }

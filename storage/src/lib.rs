@@ -46,7 +46,7 @@ pub use bulk::BulkWriter;
 pub use columns::{RowFilter, passing};
 pub use codec::{self, KeyCodec, RowCodec, StoredColumn, StoredSchema};
 pub use error::{Error, Result};
-pub use options::StoreOptions;
+pub use options::{OnFatal, StoreOptions};
 pub use store::{Snapshot, Store};
 pub use transaction::{SavepointId, Transaction};
 pub use view::{
@@ -105,6 +105,8 @@ pub struct StoreStats {
     pub merges: u64,
     /// Bytes of log kept.
     pub log_bytes: u64,
+    /// Whether writes are refused because the disk is almost full.
+    pub disk_low: bool,
     /// Rows that scans took from the row tier.
     pub rows_scanned_row_tier: u64,
     /// Rows that scans took from the column tier.

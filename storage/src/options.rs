@@ -1,6 +1,19 @@
 //! What can be set.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Is told once, with the reason, when the log cannot be written any more. Nothing becomes durable afterwards: the process
+/// should end.
+#[derive(Clone)]
+pub struct OnFatal(pub Arc<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for OnFatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnFatal")
+    }
+}
 
 /// How a store is laid out and bounded. Every limit is in bytes or milliseconds, as its name says.
 #[derive(Clone, Debug)]
@@ -31,6 +44,10 @@ pub struct StoreOptions {
     pub merge_files: usize,
     /// How long the history of a dropped table can be read; its files are removed afterwards.
     pub dropped_retention_ms: u64,
+    /// With less free space than this on the disk of `data`, writes are refused and what is left is for flushes.
+    pub low_water_bytes: u64,
+    /// Who is told that the log has failed.
+    pub on_fatal: Option<OnFatal>,
 }
 
 impl StoreOptions {
@@ -50,6 +67,8 @@ impl StoreOptions {
             cache_bytes: 1 << 30,
             merge_files: 8,
             dropped_retention_ms: 7 * 24 * 3_600_000,
+            low_water_bytes: 256 << 20,
+            on_fatal: None,
         }
     }
 

@@ -21,13 +21,14 @@
 //!
 //! # Failure
 //! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work until
-//! the store is opened again.
+//! the store is opened again. A group that does not fit into one entry is not proposed: its transactions are refused, and
+//! the work goes on (`a_transaction_too_large_for_the_log_is_refused_and_the_store_goes_on`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use base::{Classify, CommitTs, ErrorKind, FileId, RequestId, RowAddress, RowKey, TableId, Term};
+use base::{Classify, CommitTs, FileId, RequestId, RowAddress, RowKey, SqlState, TableId, Term};
 use bytes::Bytes;
 use codec::StoredSchema;
 use columns::{FileMeta, FileStats};
@@ -284,9 +285,13 @@ impl Worker {
                     self.wait_for_place();
                     let mut group = Group::default();
                     self.admit(order, reply, &mut group);
-                    while group.commits.len() < GROUP_TRANSACTIONS && group.bytes < GROUP_BYTES {
+                    let most = GROUP_BYTES.min(self.raft.max_command_bytes() / 2);
+                    while group.commits.len() < GROUP_TRANSACTIONS && group.bytes < most {
                         match orders.try_recv() {
-                            Ok(Order::Commit { order, reply }) if !order.is_bulk() => self.admit(order, reply, &mut group),
+                            // A large one goes alone, so that it has the whole entry.
+                            Ok(Order::Commit { order, reply }) if !order.is_bulk() && group.bytes + order.bytes <= most => {
+                                self.admit(order, reply, &mut group);
+                            }
                             Ok(other) => {
                                 next = Some(other);
                                 break;
@@ -483,9 +488,16 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    let refused = error.kind() == ErrorKind::Exhausted;
-                    for (_, reply) in replies {
-                        let error = if refused { Error::DiskFull } else { Error::Indeterminate };
+                    for (ts, reply) in replies {
+                        let error = match error {
+                            Error::TooLarge { bytes, limit } => Error::TooLarge { bytes, limit },
+                            ref error if error.sqlstate() == SqlState::DISK_FULL => Error::DiskFull,
+                            _ => Error::Indeterminate,
+                        };
+                        if !matches!(error, Error::Indeterminate) {
+                            // The entry will not be applied.
+                            shared.state.aside.addresses.lock().remove(&ts);
+                        }
                         let _ = reply.send(Reply::Decided(Err(error)));
                     }
                 }
@@ -520,6 +532,11 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => return done(Err(error)),
         };
+        let limit = self.raft.max_command_bytes();
+        if bytes.len() > limit {
+            // Not in the log, and nothing else is affected.
+            return done(Err(Error::TooLarge { bytes: bytes.len(), limit }));
+        }
         let _ = self.permit.send(());
         let proposal = {
             let _context = self.runtime.enter();

@@ -20,7 +20,7 @@ use crate::sequencer::{Order, Sequencer};
 use crate::state::{State, Table};
 use crate::transaction::Transaction;
 use crate::view::TableView;
-use crate::{BeginOptions, Error, Result, StoreOptions, StoreStats, TableInfo};
+use crate::{BeginOptions, Error, OnFatal, Result, StoreOptions, StoreStats, TableInfo};
 
 /// Numbers taken from a durable counter at a time.
 const FILE_IDS_AT_ONCE: u64 = 4096;
@@ -63,6 +63,8 @@ pub(crate) struct Core {
     /// The id of the database.
     pub(crate) cluster: String,
     pub(crate) watchers: Watchers,
+    /// Whether writes are refused because the disk is almost full.
+    disk_low: AtomicBool,
     /// Held while a backup runs.
     pub(crate) backing_up: tokio::sync::Mutex<()>,
 }
@@ -81,14 +83,18 @@ impl Store {
     ///
     /// Fails with [`Error::Folder`] when another process has it open or it is not ours, and with [`Error::Corrupt`] when
     /// stored bytes are damaged.
-    pub async fn open(runtime: Runtime, options: StoreOptions) -> Result<Store> {
+    pub async fn open(runtime: Runtime, mut options: StoreOptions) -> Result<Store> {
         let folder = Folder::open(&runtime, &options.data)?;
         let (journal, recovered) = {
             let mut settings = journal::JournalOptions::default();
             settings.segment_bytes = options.segment_bytes;
+            settings.low_water_bytes = options.low_water_bytes;
             journal::Journal::open(Arc::clone(&runtime.disk), &options.data.join("journal"), settings)
                 .map_err(Error::part)?
         };
+        // Rows that do not spill must fit into one log entry and leave the row tier room for others.
+        let unspilled_max = (journal.max_entry_bytes() / 8 * 7).min(options.row_tier_bytes / 4);
+        options.transaction_spill_bytes = options.transaction_spill_bytes.min(unspilled_max);
         let row_tier = Arc::new(rows::RowTier::new(rows::RowTierOptions::with_limit(options.row_tier_bytes)));
         let state = Arc::new(State::new(row_tier));
         let marker = checkpoint::load(&runtime, &options.data, &state)?;
@@ -108,7 +114,9 @@ impl Store {
             marker,
             Arc::clone(&watchers),
         ));
-        let raft = raft::Raft::open(journal.clone(), recovered, machine, raft::RaftOptions::single(1))
+        let mut raft_options = raft::RaftOptions::single(1);
+        raft_options.on_fatal = options.on_fatal.clone().map(|OnFatal(tell)| tell);
+        let raft = raft::Raft::open(journal.clone(), recovered, machine, raft_options)
             .await
             .map_err(Error::part)?;
         state.check()?;
@@ -134,6 +142,7 @@ impl Store {
             cluster: folder.cluster(),
             folder: Mutex::new(Some(folder)),
             watchers,
+            disk_low: AtomicBool::new(false),
             backing_up: tokio::sync::Mutex::default(),
         });
         let store = Store { core };
@@ -275,6 +284,7 @@ impl Store {
             flushes: core.counters.flushes.load(Ordering::Relaxed),
             merges: core.counters.merges.load(Ordering::Relaxed),
             log_bytes: core.log_bytes(),
+            disk_low: core.disk_low.load(Ordering::Relaxed),
             rows_scanned_row_tier: core.counters.row_tier_rows.load(Ordering::Relaxed),
             rows_scanned_columns: core.counters.column_rows.load(Ordering::Relaxed),
             last_commit: core.state.last(),
@@ -335,6 +345,7 @@ impl Core {
     }
 
     async fn background_step(&self) {
+        self.look_at_disk();
         self.prune_recent();
         self.flush_due().await;
         for table in self.state.all_tables() {
@@ -401,6 +412,21 @@ impl Core {
         }
         if let Err(error) = self.raft.checkpoint().await {
             tracing::error!(%error, "a checkpoint failed; it is tried again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Asking makes the journal try again, so that writes go on by themselves once there is room.
+    fn look_at_disk(&self) {
+        let low = self.journal.free_space_low();
+        if low != self.disk_low.swap(low, Ordering::AcqRel) {
+            let folder = self.options.data.display();
+            if low {
+                let low_water_bytes = self.options.low_water_bytes;
+                tracing::warn!(%folder, low_water_bytes, "the disk is almost full: writes are refused until space is freed");
+            } else {
+                tracing::info!(%folder, "the disk has room again: writes go on");
+            }
         }
     }
 

@@ -413,6 +413,9 @@ impl Transaction {
 
     async fn commit_writes(&self, writes: Writes) -> Result<CommitTs> {
         let core = &self.shared.core;
+        if core.journal.free_space_low() {
+            return Err(Error::DiskFull);
+        }
         let bytes = writes.bytes();
         let reservation = core.row_tier_room(bytes).await?;
         let mut tables = Vec::with_capacity(writes.tables.len());

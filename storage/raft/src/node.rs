@@ -323,6 +323,11 @@ impl Raft {
         self.enqueue(command, None)
     }
 
+    /// The longest command that can be proposed. A longer one is refused with [`Error::TooLarge`].
+    pub fn max_command_bytes(&self) -> usize {
+        self.inner.log.max_command_bytes()
+    }
+
     /// Like [`propose`](Raft::propose), but only while this node leads in `term`: a command that was built on what an
     /// earlier leadership knew is refused with [`Error::NotLeader`].
     pub fn propose_in(

@@ -1,0 +1,216 @@
+//! What a store does when the disk is full or fails, and when a transaction does not fit into the log.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base::{Classify, CommitTs, SqlState};
+use common::*;
+use lattice_storage as storage;
+use runtime::{DiskOp, Fault, FaultError, ManualClock, Runtime, SimDisk};
+use storage::{OnFatal, Store, StoreOptions};
+
+fn small() -> StoreOptions {
+    let mut options = quiet(Path::new("/data"));
+    options.segment_bytes = 64 << 10;
+    options.low_water_bytes = 256 << 10;
+    options
+}
+
+async fn on(disk: &SimDisk, options: StoreOptions) -> Store {
+    Store::open(Runtime::simulated(ManualClock::new(CommitTs(1_000_000)), disk.clone()), options).await.expect("opens")
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    disk.files().iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// Waits until the store has found out that there is room, without asking it for anything.
+async fn room(store: &Store) {
+    for _ in 0..100 {
+        if !store.stats().disk_low {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the store does not find out that there is room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_and_keeps_what_was_acknowledged() {
+    let disk = SimDisk::new();
+    let store = on(&disk, small()).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    let value = "x".repeat(4000);
+    let mut acked = 0;
+    disk.set_capacity(Some(used(&disk) + (1 << 20)));
+    let full = loop {
+        assert!(acked < 10_000, "the disk never fills");
+        let transaction = begin(&store).await;
+        let written = match transaction.insert(&schema, &rows(&schema, &[(acked, &value)])).await {
+            Ok(()) => transaction.commit().await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => acked += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(acked > 10, "{acked}");
+    assert_eq!(full.sqlstate(), SqlState::DISK_FULL, "{full}");
+    assert!(full.to_string().contains("almost full"), "{full}");
+    // Reads go on, and what is left of the disk is enough to go on refusing.
+    assert_eq!(now(&store, &schema).await.len() as i64, acked);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(store.stats().disk_low);
+    for _ in 0..20 {
+        let transaction = begin(&store).await;
+        let refused = transaction.insert(&schema, &rows(&schema, &[(-1, "x")])).await.expect_err("still full");
+        assert_eq!(refused.sqlstate(), SqlState::DISK_FULL, "{refused}");
+    }
+    // A transaction that wrote while there was room does not commit into a full disk either.
+    disk.set_capacity(None);
+    room(&store).await;
+    let open = begin(&store).await;
+    open.insert(&schema, &rows(&schema, &[(-2, "x")])).await.expect("there is room again");
+    disk.set_capacity(Some(used(&disk) + 1000));
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(open.commit().await.expect_err("full again").sqlstate(), SqlState::DISK_FULL);
+    // It recovers by itself, and nothing acknowledged is lost.
+    disk.set_capacity(None);
+    room(&store).await;
+    let transaction = begin(&store).await;
+    transaction.insert(&schema, &rows(&schema, &[(-3, "after")])).await.expect("insert");
+    transaction.commit().await.expect("commit");
+    store.flush(None).await.expect("flush");
+    drop(store);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    disk.crash(7);
+    let store = on(&disk, small()).await;
+    let seen = now(&store, &schema).await;
+    assert_eq!(seen.len() as i64, acked + 1);
+    assert!(seen.contains_key(&-3) && !seen.contains_key(&-1) && !seen.contains_key(&-2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_that_finds_the_disk_full_loses_nothing() {
+    let disk = SimDisk::new();
+    let mut options = small();
+    options.low_water_bytes = 0;
+    let store = on(&disk, options).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    let transaction = begin(&store).await;
+    let value = "y".repeat(1000);
+    transaction.insert(&schema, &rows(&schema, &(0..40).map(|id| (id, value.as_str())).collect::<Vec<_>>())).await.expect("insert");
+    transaction.commit().await.expect("commit");
+    disk.set_capacity(Some(used(&disk) + 2000));
+    let error = store.flush(None).await.expect_err("no room for a file");
+    assert_eq!(error.sqlstate(), SqlState::DISK_FULL, "{error}");
+    assert_eq!(now(&store, &schema).await.len(), 40);
+    disk.set_capacity(None);
+    store.flush(None).await.expect("there is room again");
+    assert_eq!(now(&store, &schema).await.len(), 40);
+    assert_eq!(store.table_info(schema.table).expect("info").rows_in_row_tier, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_too_large_for_the_log_is_refused_and_the_store_goes_on() {
+    const ROWS: i64 = 8000;
+    let disk = SimDisk::new();
+    let store = on(&disk, small()).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    for first in (0..ROWS).step_by(200) {
+        let transaction = begin(&store).await;
+        let some: Vec<(i64, &str)> = (first..first + 200).map(|id| (id, "x")).collect();
+        transaction.insert(&schema, &rows(&schema, &some)).await.expect("insert");
+        transaction.commit().await.expect("commit");
+    }
+    // Spilled rows are in files, but each of the rows they replace in memory has to be named in the log.
+    let transaction = begin(&store).await;
+    for first in (0..ROWS).step_by(500) {
+        let some: Vec<(i64, &str)> = (first..first + 500).map(|id| (id, "y")).collect();
+        update(&transaction, &schema, &some).await.expect("update");
+    }
+    let error = transaction.commit().await.expect_err("too large");
+    assert_eq!(error.sqlstate(), SqlState::PROGRAM_LIMIT, "{error}");
+    assert!(error.to_string().contains("storage.journal_segment"), "{error}");
+    assert_eq!(now(&store, &schema).await.values().filter(|value| *value == "y").count(), 0);
+    // After a flush the rows lie in files, and the same transaction fits.
+    store.flush(None).await.expect("flush");
+    let transaction = begin(&store).await;
+    for first in (0..ROWS).step_by(500) {
+        let some: Vec<(i64, &str)> = (first..first + 500).map(|id| (id, "y")).collect();
+        update(&transaction, &schema, &some).await.expect("update");
+    }
+    transaction.commit().await.expect("commit");
+    assert_eq!(now(&store, &schema).await.values().filter(|value| *value == "y").count() as i64, ROWS);
+}
+
+/// Many commits at once never share an entry that the log cannot take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_share_an_entry_fit_into_it() {
+    let disk = SimDisk::new();
+    let store = on(&disk, small()).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    let value = "z".repeat(9_000);
+    let commits = (0..120_i64).map(|id| {
+        let (store, schema, value) = (store.clone(), Arc::clone(&schema), value.clone());
+        tokio::spawn(async move {
+            let transaction = begin(&store).await;
+            let some: Vec<(i64, &str)> = (0..1 + id % 5).map(|at| (id * 10 + at, value.as_str())).collect();
+            transaction.insert(&schema, &rows(&schema, &some)).await?;
+            transaction.commit().await.map(|_| some.len())
+        })
+    });
+    let commits: Vec<_> = commits.collect();
+    let mut total = 0;
+    for commit in commits {
+        total += commit.await.expect("task").expect("commit");
+    }
+    assert_eq!(now(&store, &schema).await.len(), total);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_of_the_log_is_told_once() {
+    let disk = SimDisk::new();
+    let told = Arc::new(AtomicU64::new(0));
+    let mut options = small();
+    options.on_fatal = Some(OnFatal({
+        let told = Arc::clone(&told);
+        Arc::new(move |reason| {
+            assert!(!reason.is_empty());
+            told.fetch_add(1, Ordering::SeqCst);
+        })
+    }));
+    let store = on(&disk, options).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    disk.inject(Fault {
+        op: DiskOp::Sync,
+        path_contains: "journal".into(),
+        after: 0,
+        error: FaultError::Io,
+        sticky: true,
+    });
+    let transaction = begin(&store).await;
+    transaction.insert(&schema, &rows(&schema, &[(1, "x")])).await.expect("insert");
+    let error = transaction.commit().await.expect_err("the log is broken");
+    assert!(matches!(error, storage::Error::Indeterminate), "{error}");
+    for _ in 0..100 {
+        if told.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let again = begin(&store).await;
+    again.insert(&schema, &rows(&schema, &[(2, "x")])).await.expect("insert");
+    again.commit().await.expect_err("nothing is accepted any more");
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+}
