@@ -203,6 +203,8 @@ pub struct RunningQuery {
     pub started_at: SystemTime,
     /// Rows sent so far.
     pub rows: u64,
+    /// Rows that its scans have passed, over all that they will pass, from 0 to 1; `None` when it reads no table.
+    pub progress: Option<f64>,
 }
 
 /// Counters since the start.

@@ -1,7 +1,8 @@
 //! Point statements without a plan: `SELECT columns FROM t WHERE key = …`, and UPDATE and DELETE of such a row.
 //!
 //! The shape is matched on the syntax tree. Whatever does not match exactly (another operator, a literal of another kind, an
-//! expression in the select list, a view) goes the long way; both ways must answer alike. Test: `the_fast_path_agrees`.
+//! expression in the select list, a view) goes the long way; both ways must answer alike, in their types too. Tests:
+//! `the_fast_path_agrees`, `point_queries_are_typed_as_planning_would`.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -82,17 +83,16 @@ fn column(expr: &ast::Expr, table: &TableEntry, alias: &str) -> Option<usize> {
     }
 }
 
-/// The one key that a condition fixes, if it says `key = value` for every key column and nothing else.
-pub(crate) fn key(scope: &Scope, table: &TableEntry, alias: &str, selection: &ast::Expr) -> Option<RowKey> {
+/// The expression that a condition compares each key column with, if it says `key = value` for every key column and nothing
+/// else: (position of the column, expression), in key order.
+fn compared<'a>(table: &TableEntry, alias: &str, selection: &'a ast::Expr) -> Option<Vec<(usize, &'a ast::Expr)>> {
     table.def.primary_key.as_ref()?;
     let mut parts = Vec::new();
     conjuncts(selection, &mut parts);
     if parts.len() != table.stored.key.len() {
         return None;
     }
-    let none = Vec::new();
-    let params = scope.params.as_deref().unwrap_or(&none);
-    let mut arrays: Vec<Option<ArrayRef>> = vec![None; table.stored.key.len()];
+    let mut found: Vec<Option<&ast::Expr>> = vec![None; table.stored.key.len()];
     for part in parts {
         let ast::Expr::BinaryOp { left, op: ast::BinaryOperator::Eq, right } = part else {
             return None;
@@ -103,13 +103,26 @@ pub(crate) fn key(scope: &Scope, table: &TableEntry, alias: &str, selection: &as
             _ => return None,
         };
         let place = table.stored.key.iter().position(|&key| key == at)?;
-        let json = table.arrow.field_with_name(&table.def.columns[at].name).ok()?.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json");
-        let array = value(other, params, table.types[at].data_type(), json)?;
-        if arrays[place].replace(array).is_some() {
+        if found[place].replace(other).is_some() {
             return None;
         }
     }
-    let arrays = arrays.into_iter().collect::<Option<Vec<_>>>()?;
+    table.stored.key.iter().zip(found).map(|(&at, expr)| Some((at, expr?))).collect()
+}
+
+fn is_json(table: &TableEntry, at: usize) -> Option<bool> {
+    let field = table.arrow.field_with_name(&table.def.columns[at].name).ok()?;
+    Some(field.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json"))
+}
+
+/// The one key that a condition fixes.
+pub(crate) fn key(scope: &Scope, table: &TableEntry, alias: &str, selection: &ast::Expr) -> Option<RowKey> {
+    let none = Vec::new();
+    let params = scope.params.as_deref().unwrap_or(&none);
+    let arrays = compared(table, alias, selection)?
+        .into_iter()
+        .map(|(at, expr)| value(expr, params, table.types[at].data_type(), is_json(table, at)?))
+        .collect::<Option<Vec<_>>>()?;
     KeyCodec::new(&table.stored).ok()?.keys_of_columns(&arrays).ok()?.pop()
 }
 
@@ -133,14 +146,13 @@ pub(crate) fn plain_table(scope: &Scope, factor: &ast::TableFactor) -> Option<(A
 
 /// Runs a point query, or says that it is none.
 pub(crate) async fn query(scope: &Scope, query: &ast::Query, announced: Option<&SchemaRef>) -> Result<Option<Rows>> {
-    let Some((table, key, columns)) = matched(scope, query) else {
+    let Some(Point { table, alias, selection, columns }) = matched(scope, query) else {
         return Ok(None);
     };
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(at, name)| table.types[*at].field(name, table.def.columns[*at].nullable))
-        .collect();
-    let schema = client_schema(&Schema::new(fields));
+    let Some(key) = key(scope, &table, &alias, selection) else {
+        return Ok(None);
+    };
+    let schema = result_schema(&table, &columns);
     if announced.is_some_and(|announced| announced != &schema) {
         return Ok(None);
     }
@@ -154,9 +166,57 @@ pub(crate) async fn query(scope: &Scope, query: &ast::Query, announced: Option<&
     Ok(Some(Rows { schema, stream: Box::pin(futures::stream::iter([Ok(batch)])), rows_hint: Some(rows) }))
 }
 
-type Matched = (Arc<TableEntry>, RowKey, Vec<(usize, String)>);
+/// The parameters and the result of a point query with `count` parameters, or nothing when it is none. What planning would say.
+pub(crate) fn types(scope: &Scope, query: &ast::Query, count: usize) -> Option<(SchemaRef, SchemaRef)> {
+    let Point { table, alias, selection, columns } = matched(scope, query)?;
+    let mut parameters: Vec<Option<Field>> = vec![None; count];
+    for (at, expr) in compared(&table, &alias, selection)? {
+        let mut expr = expr;
+        while let ast::Expr::Nested(inner) = expr {
+            expr = inner;
+        }
+        let placeholder = match expr {
+            ast::Expr::Value(literal) => match &literal.value {
+                ast::Value::Placeholder(name) => Some(name),
+                _ => None,
+            },
+            _ => None,
+        };
+        match placeholder {
+            Some(name) => {
+                if is_json(&table, at)? {
+                    return None;
+                }
+                let slot = parameters.get_mut(name.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)?)?;
+                // A parameter in two places may have two types, which only planning reconciles.
+                if slot.replace(table.types[at].field(name, true)).is_some() {
+                    return None;
+                }
+            }
+            None => {
+                value(expr, &[], table.types[at].data_type(), is_json(&table, at)?)?;
+            }
+        }
+    }
+    let parameters = parameters.into_iter().collect::<Option<Vec<Field>>>()?;
+    Some((client_schema(&Schema::new(parameters)), result_schema(&table, &columns)))
+}
 
-fn matched(scope: &Scope, query: &ast::Query) -> Option<Matched> {
+fn result_schema(table: &TableEntry, columns: &[(usize, String)]) -> SchemaRef {
+    let fields: Vec<Field> =
+        columns.iter().map(|(at, name)| table.types[*at].field(name, table.def.columns[*at].nullable)).collect();
+    client_schema(&Schema::new(fields))
+}
+
+/// A query of the right shape: what its condition says is still to be looked at.
+struct Point<'a> {
+    table: Arc<TableEntry>,
+    alias: String,
+    selection: &'a ast::Expr,
+    columns: Vec<(usize, String)>,
+}
+
+fn matched<'a>(scope: &Scope, query: &'a ast::Query) -> Option<Point<'a>> {
     let plain = query.with.is_none()
         && query.order_by.is_none()
         && query.limit_clause.is_none()
@@ -181,7 +241,9 @@ fn matched(scope: &Scope, query: &ast::Query) -> Option<Matched> {
         return None;
     }
     let (table, alias) = plain_table(scope, &from.relation)?;
-    let key = key(scope, &table, &alias, select.selection.as_ref()?)?;
+    let selection = select.selection.as_ref()?;
+    // Cheap to look at, and most queries end here.
+    compared(&table, &alias, selection)?;
     let mut columns = Vec::new();
     for item in &select.projection {
         match item {
@@ -204,7 +266,7 @@ fn matched(scope: &Scope, query: &ast::Query) -> Option<Matched> {
     }
     // The planner refuses a name twice; so that both ways agree, that goes the long way.
     let twice = columns.iter().enumerate().any(|(at, (_, name))| columns[..at].iter().any(|(_, other)| other == name));
-    (!columns.is_empty() && !twice).then_some((table, key, columns))
+    (!columns.is_empty() && !twice).then_some(Point { table, alias, selection, columns })
 }
 
 /// Whether an expression contains a query, which only a plan can run.

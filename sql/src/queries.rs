@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::door::{BatchStream, RunningQuery};
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Where a statement is.
@@ -70,6 +71,7 @@ struct Running {
     sql: Arc<str>,
     stage: AtomicU8,
     rows: AtomicU64,
+    progress: Arc<Progress>,
     started_at: SystemTime,
     started: Instant,
     cancel: CancellationToken,
@@ -85,6 +87,7 @@ impl Registry {
         timeout: Duration,
         slow: Duration,
         closing: &CancellationToken,
+        progress: Arc<Progress>,
     ) -> Ticket {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         self.counters.statements.fetch_add(1, Ordering::Relaxed);
@@ -95,6 +98,7 @@ impl Registry {
             sql: sql.clone(),
             stage: AtomicU8::new(Stage::Planning as u8),
             rows: AtomicU64::new(0),
+            progress,
             started_at: SystemTime::now(),
             started: Instant::now(),
             cancel: closing.child_token(),
@@ -117,6 +121,7 @@ impl Registry {
                 state: Stage::word(it.stage.load(Ordering::Relaxed)),
                 started_at: it.started_at,
                 rows: it.rows.load(Ordering::Relaxed),
+                progress: it.progress.fraction(),
             })
             .collect()
     }
@@ -149,6 +154,11 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn stage(&self, stage: Stage) {
         self.running.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// What the statement's scans report to.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.running.progress.clone()
     }
 
     /// Runs a future until it ends, the statement is cancelled or its time is up.

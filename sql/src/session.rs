@@ -34,11 +34,18 @@ use crate::locks::RowLocks;
 use crate::parse::statement::{self as st, Statement, StatementAst};
 use crate::parse::{ParseOptions, parse_script};
 
-use crate::plan::{Binder, ClientForm, LazyState, Overrides, Scope, authorize, client_schema};
+use crate::plan::{Binder, LazyState, Overrides, Scope, client_schema};
+use crate::progress::Progress;
 use crate::queries::{Stage, Ticket};
 use crate::settings::Settings;
 use crate::transaction::{Reader, Status, Txn, Which};
 use crate::{Error, Result};
+
+mod cursor;
+mod script;
+
+pub use cursor::{Moment, OpenOptions, Opened};
+pub use script::{Parsed, Script};
 
 /// How often an autocommit statement is tried.
 const TRIES: usize = 64;
@@ -153,9 +160,13 @@ impl SessionInner {
     }
 
     fn ticket(&self, sql: &Arc<str>) -> Ticket {
+        self.ticket_of(sql, Arc::default())
+    }
+
+    fn ticket_of(&self, sql: &Arc<str>, progress: Arc<Progress>) -> Ticket {
         let timeout = self.settings.read().statement_timeout();
         let engine = &self.engine;
-        engine.queries.start(self.id, self.principal.name(), sql, timeout, engine.options.slow_statement, &engine.closing)
+        engine.queries.start(self.id, self.principal.name(), sql, timeout, engine.options.slow_statement, &engine.closing, progress)
     }
 
     /// The transaction a statement belongs to.
@@ -230,6 +241,7 @@ impl SessionInner {
             now,
             params: params.map(Arc::new),
             param_types: Arc::default(),
+            progress: Arc::default(),
         }
     }
 
@@ -247,9 +259,10 @@ impl SessionInner {
         params: Vec<ScalarValue>,
         handle: Option<TransactionId>,
         announced: Option<SchemaRef>,
+        progress: Arc<Progress>,
     ) -> Result<Outcome> {
         self.check_open()?;
-        let ticket = self.ticket(&statement.text);
+        let ticket = self.ticket_of(&statement.text, progress);
         let work = Box::pin(self.dispatch(statement, params, handle, announced, &ticket));
         match ticket.run(work).await {
             Ok(produced) => Ok(self.wrap(produced, ticket)),
@@ -310,14 +323,20 @@ impl SessionInner {
         let Some(txn) = txn else {
             return self.autocommit(statement, params, announced, ticket).await;
         };
+        self.check_idle(&txn)?;
+        txn.check()?;
+        self.inside(statement, params, announced, &txn, ticket).await
+    }
+
+    /// Ends a transaction that nobody has used for too long.
+    fn check_idle(&self, txn: &Arc<Txn>) -> Result<()> {
         if let Some(limit) = self.idle_limit() {
             if txn.idle() > limit {
-                self.abandon(&txn);
+                self.abandon(txn);
                 return Err(Error::state(SqlState([b'2', b'5', b'P', b'0', b'3']), "terminating transaction due to idle-in-transaction timeout"));
             }
         }
-        txn.check()?;
-        self.inside(statement, params, announced, &txn, ticket).await
+        Ok(())
     }
 
     fn idle_limit(&self) -> Option<Duration> {
@@ -368,7 +387,7 @@ impl SessionInner {
             _ => {}
         }
         let _gate = if writes(&statement.kind) { Some(txn.gate.lock().await) } else { None };
-        let scope = self.scope(Some(txn), Some(params)).await?;
+        let scope = Scope { progress: ticket.progress(), ..self.scope(Some(txn), Some(params)).await? };
         ticket.stage(Stage::Running);
         self.perform(&scope, statement, announced).await
     }
@@ -391,7 +410,7 @@ impl SessionInner {
             _ => {}
         }
         if !writes(&statement.kind) {
-            let scope = self.scope(None, Some(params)).await?;
+            let scope = Scope { progress: ticket.progress(), ..self.scope(None, Some(params)).await? };
             ticket.stage(Stage::Running);
             return self.perform(&scope, statement, announced).await;
         }
@@ -400,7 +419,7 @@ impl SessionInner {
         let mut txn = self.open_transaction(false, read_only, Some(&statement.text)).await?;
         loop {
             tries += 1;
-            let scope = self.scope(Some(&txn), Some(params.clone())).await?;
+            let scope = Scope { progress: ticket.progress(), ..self.scope(Some(&txn), Some(params.clone())).await? };
             ticket.stage(Stage::Running);
             let result = match self.perform(&scope, statement, announced.clone()).await {
                 Ok(produced) => {
@@ -613,24 +632,9 @@ impl SessionInner {
         if let Some(rows) = crate::fast::query(scope, query, announced.as_ref()).await? {
             return Ok(rows);
         }
-        let mut query = query.clone();
-        let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
-        let plan = authorize(binder.query(query)?, &self.principal)?;
-        let (physical, stream) = plan.stream(scope.state()).await?;
-        let rows_hint = match physical.partition_statistics(None)?.num_rows {
-            datafusion::common::stats::Precision::Exact(rows) => Some(rows),
-            _ => None,
-        };
-        let form = ClientForm::of(&physical.schema());
-        let form = match announced {
-            Some(announced) if announced.fields().len() != form.schema().fields().len() => {
-                return Err(Error::state(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
-                    .with_hint("prepare the statement again"));
-            }
-            Some(announced) => ClientForm::announced(announced),
-            None => form,
-        };
-        Ok(Rows { schema: form.schema().clone(), stream: form.stream(stream), rows_hint })
+        let (plan, form) = self.plan_query(scope, query, announced).await?;
+        let rows_hint = cursor::exact_rows(&plan)?;
+        Ok(Rows { schema: form.schema().clone(), stream: form.stream(plan.stream()?), rows_hint })
     }
 
     fn set(&self, scope: &Scope, set: &st::Set) -> Result<Produced> {
@@ -691,6 +695,18 @@ impl SessionInner {
 
     /// The parameter types and result of a statement.
     fn types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
+        Box::pin(async move {
+            if let StatementAst::Query(query) = &statement.kind {
+                if let Some((parameters, result)) = crate::fast::types(scope, query, needed(statement)) {
+                    return Ok(Types { parameters, result: Some(result) });
+                }
+            }
+            self.planned_types(scope, statement).await
+        })
+    }
+
+    /// [`Self::types`] by planning.
+    fn planned_types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
         Box::pin(async move {
             let count = needed(statement);
             let mut known: Vec<Option<FieldRef>> = vec![None; count];
@@ -819,6 +835,22 @@ fn check_params(statement: &Statement, params: Vec<ScalarValue>) -> Result<Vec<S
     Ok(params)
 }
 
+/// One value per parameter.
+fn positional(params: Params) -> Result<Vec<ScalarValue>> {
+    let arrays = match params {
+        Params::None => return Ok(Vec::new()),
+        Params::Positional(arrays) => arrays,
+        Params::Batch(_) => return Err(Error::internal("several sets of values where one is expected")),
+    };
+    let value = |array: &ArrayRef| {
+        if array.is_empty() {
+            return Err(Error::state(SqlState::PROTOCOL_VIOLATION, "a parameter has no value"));
+        }
+        crate::plan::scalar_of(array, 0)
+    };
+    arrays.iter().map(value).collect()
+}
+
 /// Casts values to the types that were announced.
 fn conform(values: Vec<ScalarValue>, types: &Schema) -> Result<Vec<ScalarValue>> {
     values
@@ -930,23 +962,24 @@ impl Session {
 
     /// Parses and types one statement.
     pub async fn prepare(&self, sql: &str, options: PrepareOptions) -> Result<Prepared> {
-        let result = self.prepare_inner(sql, options).await;
-        if result.is_err() {
-            // As in PostgreSQL, a statement that cannot be prepared dooms the transaction it was meant for.
-            if let Ok(Some(txn)) = self.inner.transaction(options.transaction) {
-                txn.fail();
+        match self.parse(sql, options).await? {
+            Parsed::Statement(prepared) => Ok(prepared),
+            Parsed::Script(script) => {
+                self.doom(options.transaction);
+                Err(Error::syntax("cannot insert multiple commands into a prepared statement")
+                    .at(script.second())
+                    .with_hint("prepare the statements one by one, or run the script without preparing it"))
             }
         }
-        result
     }
 
-    async fn prepare_inner(&self, sql: &str, options: PrepareOptions) -> Result<Prepared> {
+    async fn parse_inner(&self, sql: &str, options: PrepareOptions) -> Result<Parsed> {
         self.inner.check_open()?;
         let mut statements = parse_script(sql, ParseOptions { question_marks: options.question_marks })?;
         let statement = match statements.len() {
             1 => Arc::new(statements.remove(0)),
             0 => return Err(Error::syntax("the statement is empty")),
-            _ => return Err(Error::syntax("cannot insert multiple commands into a prepared statement")),
+            _ => return Ok(Parsed::Script(Script::new(sql, statements))),
         };
         let txn = self.inner.transaction(options.transaction)?;
         if let Some(txn) = txn.as_ref().filter(|txn| txn.status() != Status::Ended) {
@@ -962,51 +995,54 @@ impl Session {
             }))
             .await
             .map_err(|error| place(error, &statement))?;
-        Ok(Prepared {
+        Ok(Parsed::Statement(Prepared {
             kind: kind_of(&statement.kind),
             is_update: types.result.is_none(),
             result_schema: types.result,
             parameters: types.parameters,
             sql: statement.text.clone(),
             statement,
-        })
+        }))
     }
 
     /// Runs a prepared statement.
     pub async fn execute(&self, prepared: &Prepared, params: Params, transaction: Option<TransactionId>) -> Result<Outcome> {
-        let announced = prepared.result_schema.clone();
-        match params {
-            Params::None => self.inner.execute(&prepared.statement, Vec::new(), transaction, announced).await,
-            Params::Positional(values) => {
-                let values = values
-                    .iter()
-                    .map(|array| {
-                        if array.is_empty() {
-                            return Err(Error::state(SqlState::PROTOCOL_VIOLATION, "a parameter has no value"));
-                        }
-                        crate::plan::scalar_of(array, 0)
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                let values = conform(values, &prepared.parameters)?;
-                self.inner.execute(&prepared.statement, values, transaction, announced).await
-            }
-            Params::Batch(batch) => self.execute_batch(prepared, &batch, transaction).await,
+        self.execute_watched(prepared, params, transaction, Arc::default()).await
+    }
+
+    /// Runs a prepared statement, whose scans report to `progress`.
+    pub async fn execute_watched(
+        &self,
+        prepared: &Prepared,
+        params: Params,
+        transaction: Option<TransactionId>,
+        progress: Arc<Progress>,
+    ) -> Result<Outcome> {
+        let params = match params {
+            Params::Batch(batch) if batch.num_rows() == 1 => Params::Positional(batch.columns().to_vec()),
+            params => params,
+        };
+        if let Params::Batch(batch) = &params {
+            return self.execute_batch(prepared, batch, transaction, progress).await;
         }
+        let values = conform(positional(params)?, &prepared.parameters)?;
+        self.inner.execute(&prepared.statement, values, transaction, prepared.result_schema.clone(), progress).await
     }
 
     /// One execution per row, all in one transaction.
-    async fn execute_batch(&self, prepared: &Prepared, batch: &RecordBatch, transaction: Option<TransactionId>) -> Result<Outcome> {
-        if batch.num_rows() == 1 {
-            let values = batch.columns().iter().map(|array| crate::plan::scalar_of(array, 0)).collect::<Result<Vec<_>>>()?;
-            let values = conform(values, &prepared.parameters)?;
-            return self.inner.execute(&prepared.statement, values, transaction, prepared.result_schema.clone()).await;
-        }
+    async fn execute_batch(
+        &self,
+        prepared: &Prepared,
+        batch: &RecordBatch,
+        transaction: Option<TransactionId>,
+        progress: Arc<Progress>,
+    ) -> Result<Outcome> {
         if prepared.result_schema.is_some() && prepared.kind == StatementKind::Query {
             return Err(Error::unsupported("a query with several sets of parameters"));
         }
         let session = &self.inner;
         session.check_open()?;
-        let ticket = session.ticket(&prepared.sql);
+        let ticket = session.ticket_of(&prepared.sql, progress);
         let own = session.transaction(transaction)?;
         let txn = match &own {
             Some(txn) => {
@@ -1031,7 +1067,7 @@ impl Session {
             for row in 0..batch.num_rows() {
                 let values = batch.columns().iter().map(|array| crate::plan::scalar_of(array, row)).collect::<Result<Vec<_>>>()?;
                 let values = check_params(&prepared.statement, conform(values, &prepared.parameters)?)?;
-                let scope = session.scope(Some(&txn), Some(values)).await?;
+                let scope = Scope { progress: ticket.progress(), ..session.scope(Some(&txn), Some(values)).await? };
                 if let Produced::Written(written) = session.perform(&scope, &prepared.statement, None).await? {
                     total.add(written);
                 }
@@ -1072,7 +1108,7 @@ impl Session {
         };
         let mut outcomes = Vec::with_capacity(statements.len());
         for statement in statements {
-            outcomes.push(self.inner.execute(&Arc::new(statement), Vec::new(), None, None).await?);
+            outcomes.push(self.inner.execute(&Arc::new(statement), Vec::new(), None, None, Arc::default()).await?);
         }
         Ok(outcomes)
     }

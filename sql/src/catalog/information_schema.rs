@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -19,6 +19,7 @@ enum Cell {
     Small(Option<i32>),
     Flag(bool),
     Time(i64),
+    Share(Option<f64>),
 }
 
 fn text(value: impl Into<String>) -> Cell {
@@ -40,8 +41,9 @@ enum Kind {
     Small,
     Flag,
     Time,
+    Share,
 }
-use Kind::{Flag, Number, Small, Text, Time};
+use Kind::{Flag, Number, Share, Small, Text, Time};
 
 /// The views of a schema, with their columns.
 const VIEWS: &[(&str, &str, &[(&str, Kind)])] = &[
@@ -190,7 +192,7 @@ const VIEWS: &[(&str, &str, &[(&str, Kind)])] = &[
     (
         LATTICE_SCHEMA,
         "queries",
-        &[("id", Number), ("session", Number), ("principal", Text), ("state", Text), ("started_at", Time), ("rows", Number), ("sql", Text)],
+        &[("id", Number), ("session", Number), ("principal", Text), ("state", Text), ("started_at", Time), ("rows", Number), ("progress", Share), ("sql", Text)],
     ),
     (LATTICE_SCHEMA, "settings", &[("name", Text), ("setting", Text), ("description", Text)]),
     (LATTICE_SCHEMA, "metrics", &[("name", Text), ("value", Number)]),
@@ -228,6 +230,7 @@ fn schema_of(columns: &[(&str, Kind)]) -> Arc<Schema> {
                 Small => DataType::Int32,
                 Flag => DataType::Boolean,
                 Time => DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some(Arc::from("UTC"))),
+                Share => DataType::Float64,
             };
             Field::new(*name, data_type, true)
         })
@@ -297,6 +300,15 @@ fn table(columns: &[(&str, Kind)], rows: Vec<Vec<Cell>>) -> Result<MemTable> {
                         })
                         .collect::<TimestampMicrosecondArray>()
                         .with_timezone("UTC"),
+                ),
+                Share => Arc::new(
+                    cells
+                        .into_iter()
+                        .map(|cell| match cell {
+                            Some(Cell::Share(share)) => share,
+                            _ => None,
+                        })
+                        .collect::<Float64Array>(),
                 ),
             };
             array
@@ -685,6 +697,7 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
                         text(query.state),
                         Cell::Time(i64::try_from(started.as_micros()).unwrap_or(i64::MAX)),
                         number(query.rows),
+                        Cell::Share(query.progress),
                         text(&*query.sql),
                     ]
                 })

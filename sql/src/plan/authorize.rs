@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use base::{Principal, SqlState};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::execution::SessionState;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
@@ -50,8 +50,45 @@ impl AuthorizedPlan {
 
     /// Runs it.
     pub(crate) async fn stream(&self, state: &SessionState) -> Result<(Arc<dyn ExecutionPlan>, BatchStream)> {
-        let physical = self.physical(state).await?;
-        let stream = execute_stream(physical.clone(), state.task_ctx())?;
-        Ok((physical, stream.map_err(Error::from).boxed()))
+        let ready = self.ready(state).await?;
+        let stream = ready.stream()?;
+        Ok((ready.plan, stream))
+    }
+
+    /// Makes it ready to run, now or later.
+    pub(crate) async fn ready(&self, state: &SessionState) -> Result<ReadyPlan> {
+        Ok(ReadyPlan { plan: self.physical(state).await?, context: state.task_ctx() })
+    }
+}
+
+/// An authorized plan with all it needs to run. It holds what it reads until it is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadyPlan {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+}
+
+impl ReadyPlan {
+    /// The operators, for their schema and statistics.
+    pub(crate) fn plan(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.plan
+    }
+
+    /// The same rows in several partitions that can be read one by one, if the plan allows it.
+    pub(crate) fn shared(&self, shares_max: usize, rows_min: usize) -> Result<Option<ReadyPlan>> {
+        let shared = crate::scan::share(&self.plan, shares_max, rows_min)?;
+        Ok(shared.map(|plan| ReadyPlan { plan, context: Arc::clone(&self.context) }))
+    }
+
+    /// Runs it. Operators keep state, so that this is done once.
+    pub(crate) fn stream(&self) -> Result<BatchStream> {
+        let stream = execute_stream(Arc::clone(&self.plan), Arc::clone(&self.context))?;
+        Ok(stream.map_err(Error::from).boxed())
+    }
+
+    /// Runs one partition of a plan that [`ReadyPlan::shared`] made, as often as anybody asks.
+    pub(crate) fn stream_of(&self, partition: usize) -> Result<BatchStream> {
+        let stream = self.plan.execute(partition, Arc::clone(&self.context))?;
+        Ok(stream.map_err(Error::from).boxed())
     }
 }

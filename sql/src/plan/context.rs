@@ -28,6 +28,7 @@ use super::relation::{TimeTravel, system_time};
 use super::{fold, parse_query};
 use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, PG_CATALOG, Relation, TableEntry, View, information_schema, is_virtual_schema};
 use crate::engine::EngineInner;
+use crate::progress::Progress;
 use crate::scan::{HIDDEN, LatticeTable};
 use crate::session::SessionInner;
 use crate::transaction::{Reader, Txn};
@@ -56,6 +57,8 @@ pub(crate) struct Scope {
     pub(crate) params: Option<Arc<Vec<ScalarValue>>>,
     /// Types of `$1 …` as far as they are known.
     pub(crate) param_types: Arc<Vec<Option<FieldRef>>>,
+    /// What the scans of the statement report to.
+    pub(crate) progress: Arc<Progress>,
 }
 
 /// DataFusion's state for one statement: cloning it costs more than a point statement takes, so it waits until it is needed.
@@ -96,6 +99,7 @@ impl Scope {
             let mut state = self.session.engine.base.clone();
             state.mark_start_execution();
             state.execution_props_mut().query_execution_start_time = Some(self.now);
+            state.config_mut().set_extension(self.progress.clone());
             for function in session_functions(&functions) {
                 if let Err(error) = state.register_udf(Arc::new(function)) {
                     tracing::error!(%error, "a session function cannot be registered");

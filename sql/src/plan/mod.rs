@@ -15,7 +15,7 @@ mod state;
 
 use sqlparser::ast;
 
-pub(crate) use authorize::authorize;
+pub(crate) use authorize::{ReadyPlan, authorize};
 pub(crate) use client::{ClientForm, client_schema};
 pub(crate) use context::{Binder, LazyState, Overrides, Scope, relations_of};
 pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt8Array};
 use arrow::datatypes::SchemaRef;
@@ -30,6 +32,7 @@ use storage::{Partition, RowFilter, ScanSpec, TableView};
 use super::provider::ScanColumn;
 use super::pushed;
 use crate::catalog::{IndexEntry, TableEntry};
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// How many keys an index hands on at once.
@@ -117,6 +120,43 @@ impl ScanExec {
             statistics: Arc::new(statistics),
             properties: self.properties.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    /// About how many rows it reads; 0 where that is not known beforehand.
+    pub(super) fn rows(&self) -> usize {
+        match &self.access {
+            Access::Partitions(partitions) => partitions.iter().map(Partition::rows).sum(),
+            Access::Keys(keys) => keys.len(),
+            Access::Index { .. } => 0,
+        }
+    }
+
+    /// The same scan in about `target` partitions; `None` when that is not several.
+    pub(super) fn split(&self, target: usize) -> Option<Self> {
+        if self.spec.limit.is_some() || !matches!(self.access, Access::Partitions(_)) {
+            return None;
+        }
+        let partitions = self.view.partitions(target);
+        (partitions.len() > 1).then(|| {
+            Self::new(
+                self.entry.clone(),
+                self.view.clone(),
+                Access::Partitions(partitions),
+                self.columns.clone(),
+                self.schema.clone(),
+                self.spec.clone(),
+                self.statistics.as_ref().clone(),
+            )
+            .with_filters(self.filters.clone())
+        })
+    }
+
+    /// Rows of one partition, as [`Self::rows`] counts them.
+    fn rows_of(&self, partition: usize) -> usize {
+        match &self.access {
+            Access::Partitions(partitions) => partitions.get(partition).map_or(0, Partition::rows),
+            Access::Keys(_) | Access::Index { .. } => self.rows(),
         }
     }
 
@@ -300,8 +340,11 @@ impl ExecutionPlan for ScanExec {
         Ok(Arc::new(self.with_filters(lasting)))
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let progress = context.session_config().get_extension::<Progress>();
+        let expected = Arc::new(AtomicU64::new(self.rows_of(partition) as u64));
+        let (passing, rest) = ((progress.clone(), Arc::clone(&expected)), (progress, expected));
         let (columns, schema, spec) = (self.columns.clone(), self.schema.clone(), self.spec.clone());
         let filters = self
             .filters
@@ -317,9 +360,21 @@ impl ExecutionPlan for ScanExec {
             .map(move |batch| {
                 if let Ok(batch) = &batch {
                     metrics.record_output(batch.num_rows());
+                    if let (Some(progress), expected) = &passing {
+                        let rows = (batch.num_rows() as u64).min(expected.load(Ordering::Relaxed));
+                        expected.fetch_sub(rows, Ordering::Relaxed);
+                        progress.pass(rows);
+                    }
                 }
                 batch.map_err(DataFusionError::from)
-            });
+            })
+            // What zones let it skip has been passed too, at the end.
+            .chain(futures::stream::poll_fn(move |_| {
+                if let (Some(progress), expected) = &rest {
+                    progress.pass(expected.swap(0, Ordering::Relaxed));
+                }
+                Poll::Ready(None)
+            }));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
     }
 

@@ -4,6 +4,8 @@ mod exec;
 mod filter;
 mod provider;
 mod pushed;
+mod share;
 
 pub(crate) use filter::one_row;
 pub(crate) use provider::{HIDDEN, LatticeTable};
+pub(crate) use share::share;

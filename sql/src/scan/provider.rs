@@ -17,6 +17,7 @@ use super::exec::{Access, ScanExec};
 use super::filter;
 use crate::{Error, Result};
 use crate::catalog::TableEntry;
+use crate::progress::Progress;
 use crate::transaction::Reader;
 
 /// An index is asked when it leaves at most one row in this many.
@@ -240,6 +241,10 @@ impl TableProvider for LatticeTable {
         spec.limit = limit.filter(|_| filters.is_empty());
         let statistics = self.statistics_of(&columns);
         let statistics = if filters.is_empty() { statistics } else { statistics.to_inexact() };
-        Ok(Arc::new(ScanExec::new(self.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics)))
+        let scan = ScanExec::new(self.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics);
+        if let Some(progress) = state.config().get_extension::<Progress>() {
+            progress.expect(scan.rows() as u64);
+        }
+        Ok(Arc::new(scan))
     }
 }
