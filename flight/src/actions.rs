@@ -5,8 +5,6 @@
 //! - ACTION-2 asking for or closing a session never makes one. Test: `tests::probing_makes_no_session`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-
 use arrow::datatypes::Schema;
 use arrow_flight::sql::{
     ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
@@ -130,18 +128,18 @@ pub(crate) async fn act(inner: &Inner, call: &Call, action: Action) -> Result<Ve
 }
 
 async fn prepare(inner: &Inner, call: &Call, request: ActionCreatePreparedStatementRequest) -> Result<Vec<Bytes>> {
-    let bound = Box::pin(inner.plan(call, &request.query, request.transaction_id.as_ref(), true)).await?;
-    let prepared = bound.prepared;
+    let (owner, prepared, transaction) =
+        Box::pin(inner.plan_one(call, &request.query, request.transaction_id.as_ref())).await?;
     // Old JDBC drivers take a dataset schema for "this is a query", so updates have none.
     let dataset_schema = match &prepared.result_schema {
-        Some(schema) if !prepared.is_update => schema_bytes(schema)?,
+        Some(_) if !prepared.is_update => prepared.announced()?,
         _ => Bytes::new(),
     };
     let parameters: &Schema = &prepared.parameters;
     let parameter_schema = schema_bytes(parameters)?;
     let is_update = prepared.is_update || prepared.result_schema.is_none();
     let limit = inner.limits.statements_per_session_max;
-    let statement = bound.owner.keep_statement(Arc::clone(&prepared), bound.transaction_handle, limit)?;
+    let statement = owner.keep_statement(prepared, transaction, limit)?;
     let result = PreparedStatementResult {
         prepared_statement_handle: statement.handle.to_bytes(),
         dataset_schema,
@@ -204,7 +202,7 @@ fn renew(inner: &Inner, call: &Call, request: RenewFlightEndpointRequest) -> Res
         let self_sufficient = match ticket.kind() {
             Kind::Query => !ticket.incomplete,
             Kind::Empty => true,
-            Kind::Held => false,
+            Kind::Held | Kind::Share => false,
         };
         if !there && !self_sufficient {
             return Err(Error::unknown("result", SqlState::INVALID_CURSOR_NAME));

@@ -236,9 +236,8 @@ pub(crate) async fn read_schema(incoming: &mut Incoming, decoder: &mut Decoder) 
     Ok(decoder.schema().cloned())
 }
 
-/// Reads everything.
-pub(crate) async fn read_all(mut incoming: Incoming, limits: DecodeLimits) -> Result<Option<RecordBatch>> {
-    let mut decoder = Decoder::new(limits);
+/// Reads all batches after the schema that `decoder` has read already; `None` when there is none.
+pub(crate) async fn read_all(incoming: &mut Incoming, mut decoder: Decoder) -> Result<Option<RecordBatch>> {
     let mut batches = Vec::new();
     let mut bytes = 0;
     while let Some(data) = incoming.next().await {

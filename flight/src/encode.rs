@@ -1,8 +1,8 @@
 //! Results on their way out: batches become Flight messages, in pieces that every client accepts.
 //!
-//! Each result has a task of its own, which polls the plan, cuts and encodes, and hands messages over a short channel to gRPC. When
-//! the client reads slowly the channel fills and the plan waits; when the client goes away the channel closes, the task is aborted
-//! and the plan is dropped with it. The first batch leaves as it is; later small batches are gathered as long as the plan has more of
+//! A small result whose rows are there without waiting is encoded on the spot. Every other result has a task of its own, which polls
+//! the plan, cuts and encodes, and hands messages over a short channel to gRPC. When the client reads slowly the channel fills and
+//! the plan waits; when the client goes away the channel closes, the task is aborted and the plan is dropped with it. The first batch leaves as it is; later small batches are gathered as long as the plan has more of
 //! them ready, so that nobody waits for a batch to fill.
 //!
 //! # Invariants
@@ -11,6 +11,8 @@
 //! - ENCODE-3 dropping the result stops the plan. Test: `dropping_the_result_stops_the_plan`.
 //! - ENCODE-4 a stream that ends early ends with an error, also after a panic. Test: `a_panic_is_an_error`.
 //! - ENCODE-5 order is kept and no row is lost or doubled. Test: `small_batches_are_gathered_in_order`.
+//! - ENCODE-6 what leaves without a task is bounded, and a plan that has to wait is never waited for there.
+//!   Test: `small_results_need_no_task`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +36,10 @@ use crate::metrics::Counters;
 
 /// Messages encoded ahead of the client.
 const MESSAGES_AHEAD: usize = 3;
+/// Largest result that is encoded without a task of its own, in bytes of Arrow data.
+const SMALL_BYTES: usize = 64 << 10;
+/// Most batches of such a result: a plan that gives many small ones deserves its task.
+const SMALL_BATCHES: usize = 8;
 
 /// How results are cut.
 #[derive(Clone, Copy, Debug)]
@@ -58,9 +64,13 @@ pub(crate) fn schema_bytes(schema: &Schema) -> Result<Bytes> {
     Ok(bytes)
 }
 
+/// A schema as the first message of a stream carries it.
+pub(crate) fn schema_header(schema: &Schema) -> Bytes {
+    FlightData::from(SchemaAsIpc::new(schema, &IpcWriteOptions::default())).data_header
+}
+
 /// Makes messages of batches.
 struct Encoder {
-    schema: SchemaRef,
     options: IpcWriteOptions,
     generator: IpcDataGenerator,
     dictionaries: DictionaryTracker,
@@ -68,18 +78,13 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn new(schema: SchemaRef) -> Encoder {
+    fn new() -> Encoder {
         Encoder {
-            schema,
             options: IpcWriteOptions::default(),
             generator: IpcDataGenerator::default(),
             dictionaries: DictionaryTracker::new(false),
             compression: CompressionContext::default(),
         }
-    }
-
-    fn schema_message(&self) -> FlightData {
-        SchemaAsIpc::new(&self.schema, &self.options).into()
     }
 
     fn batch_messages(&mut self, batch: &RecordBatch) -> Result<Vec<FlightData>> {
@@ -89,10 +94,14 @@ impl Encoder {
     }
 }
 
+fn header_message(header: Bytes) -> FlightData {
+    FlightData { data_header: header, ..Default::default() }
+}
+
 /// A batch as messages, its schema first.
 pub(crate) fn whole(batch: &RecordBatch) -> Result<Vec<FlightData>> {
-    let mut encoder = Encoder::new(batch.schema());
-    let mut messages = vec![encoder.schema_message()];
+    let mut encoder = Encoder::new();
+    let mut messages = vec![header_message(schema_header(&batch.schema()))];
     messages.extend(encoder.batch_messages(batch)?);
     Ok(messages)
 }
@@ -171,6 +180,8 @@ impl Stop {
 /// What a result needs besides its rows.
 pub(crate) struct Outgoing {
     pub(crate) shape: Shape,
+    /// The schema message, where it was encoded before.
+    pub(crate) header: Option<Bytes>,
     /// The statement, for error messages.
     pub(crate) statement: Option<Arc<str>>,
     pub(crate) deadline: Option<Instant>,
@@ -180,14 +191,68 @@ pub(crate) struct Outgoing {
     pub(crate) guard: Box<dyn std::any::Any + Send>,
 }
 
+/// The rows of a result that are there already.
+pub(crate) enum Ready {
+    /// All of them, and they are few.
+    All(Vec<RecordBatch>),
+    /// More is to come, or too much.
+    Part(sql::BatchStream),
+}
+
+/// Looks whether a result is small and there. Nothing is waited for; an error is left for the stream to report.
+pub(crate) fn ready(mut batches: sql::BatchStream) -> Ready {
+    let mut seen = Vec::new();
+    let mut bytes = 0;
+    loop {
+        match batches.next().now_or_never() {
+            Some(Some(Ok(batch))) => {
+                bytes += sliced_bytes(&batch);
+                seen.push(Ok(batch));
+                if bytes <= SMALL_BYTES && seen.len() <= SMALL_BATCHES {
+                    continue;
+                }
+            }
+            Some(Some(Err(error))) => seen.push(Err(error)),
+            Some(None) => return Ready::All(seen.into_iter().flatten().collect()),
+            None if seen.is_empty() => return Ready::Part(batches),
+            None => {}
+        }
+        return Ready::Part(futures::stream::iter(seen).chain(batches).boxed());
+    }
+}
+
+/// The Flight messages of a small result.
+pub(crate) fn small(
+    schema: &SchemaRef,
+    batches: Vec<RecordBatch>,
+    header: Option<Bytes>,
+    counters: &Arc<Counters>,
+) -> Result<MessageStream> {
+    let mut encoder = Encoder::new();
+    let mut messages = vec![header_message(header.unwrap_or_else(|| schema_header(schema)))];
+    for batch in batches {
+        if batch.num_rows() > 0 {
+            let batch = conform(batch, schema)?;
+            counters.rows_sent.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            messages.extend(encoder.batch_messages(&batch)?);
+        }
+    }
+    let bytes: usize = messages.iter().map(|message| message.data_body.len()).sum();
+    counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    counters.streams.fetch_add(1, Ordering::Relaxed);
+    Ok(MessageStream { source: Source::Small(messages.into_iter()), _guard: Box::new(counters.active()) })
+}
+
 /// The Flight messages of a result.
 pub(crate) fn messages(schema: SchemaRef, batches: sql::BatchStream, out: Outgoing) -> MessageStream {
     let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
-    let Outgoing { shape, statement, deadline, stop, counters, guard } = out;
+    let Outgoing { shape, header, statement, deadline, stop, counters, guard } = out;
     counters.streams.fetch_add(1, Ordering::Relaxed);
+    let active = counters.active();
     let task = tokio::spawn(async move {
         let failed = sender.clone();
-        let pump = pump(schema, batches, shape, &statement, &counters, &sender);
+        let header = header.unwrap_or_else(|| schema_header(&schema));
+        let pump = pump(schema, header, batches, shape, &statement, &counters, &sender);
         let ended = std::panic::AssertUnwindSafe(pump).catch_unwind();
         let error = tokio::select! {
             biased;
@@ -204,7 +269,7 @@ pub(crate) fn messages(schema: SchemaRef, batches: sql::BatchStream, out: Outgoi
             let _ = failed.send(Err(error.into())).await;
         }
     });
-    MessageStream { receiver, task: task.abort_handle(), _guard: guard }
+    MessageStream { source: Source::Task(receiver, task.abort_handle()), _guard: Box::new((active, guard)) }
 }
 
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
@@ -219,14 +284,15 @@ type Sender = mpsc::Sender<Result<FlightData, Status>>;
 /// Sends everything; an error of the channel means that the client has gone, which ends the work quietly.
 async fn pump(
     schema: SchemaRef,
+    header: Bytes,
     mut batches: sql::BatchStream,
     shape: Shape,
     statement: &Option<Arc<str>>,
     counters: &Counters,
     sender: &Sender,
 ) -> Result<()> {
-    let mut encoder = Encoder::new(Arc::clone(&schema));
-    if sender.send(Ok(encoder.schema_message())).await.is_err() {
+    let mut encoder = Encoder::new();
+    if sender.send(Ok(header_message(header))).await.is_err() {
         return Ok(());
     }
     let with_statement = |error: sql::Error| match statement {
@@ -280,22 +346,31 @@ async fn pump(
 
 /// The messages of one result; dropping it stops the plan.
 pub(crate) struct MessageStream {
-    receiver: mpsc::Receiver<Result<FlightData, Status>>,
-    task: AbortHandle,
+    source: Source,
     _guard: Box<dyn std::any::Any + Send>,
+}
+
+enum Source {
+    Small(std::vec::IntoIter<FlightData>),
+    Task(mpsc::Receiver<Result<FlightData, Status>>, AbortHandle),
 }
 
 impl Stream for MessageStream {
     type Item = Result<FlightData, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(context)
+        match &mut self.source {
+            Source::Small(messages) => Poll::Ready(messages.next().map(Ok)),
+            Source::Task(receiver, _) => receiver.poll_recv(context),
+        }
     }
 }
 
 impl Drop for MessageStream {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Source::Task(_, task) = &self.source {
+            task.abort();
+        }
     }
 }
 
@@ -319,6 +394,7 @@ mod tests {
     fn outgoing(shape: Shape) -> Outgoing {
         Outgoing {
             shape,
+            header: None,
             statement: None,
             deadline: None,
             stop: Stop::new(),
@@ -430,6 +506,39 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("the plan goes on");
+    }
+
+    #[tokio::test]
+    async fn small_results_need_no_task() {
+        let of = |parts: Vec<sql::Result<RecordBatch>>| ready(futures::stream::iter(parts).boxed());
+        let Ready::All(batches) = of(vec![Ok(numbers(0..3)), Ok(numbers(3..5))]) else { panic!("it is there") };
+        let schema = numbers(0..1).schema();
+        let counters = Arc::<Counters>::default();
+        let stream = small(&schema, batches, None, &counters).unwrap();
+        assert_eq!(counters.active_streams.load(Ordering::Relaxed), 1);
+        assert_eq!(values(&read(stream).await.unwrap()), [0, 1, 2, 3, 4]);
+        assert_eq!(counters.active_streams.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.rows_sent.load(Ordering::Relaxed), 5);
+
+        // What is large, long or has to be waited for comes out whole in the other way.
+        let large = || vec![Ok(numbers(0..5000)), Ok(numbers(5000..10_000)), Ok(numbers(10_000..10_001))];
+        let many = || (0..20).map(|n| Ok(numbers(n..n + 1))).collect::<Vec<_>>();
+        for (parts, count) in [(large(), 10_001), (many(), 20)] {
+            let Ready::Part(rest) = of(parts) else { panic!("too much for one go") };
+            let batches = read(messages(Arc::clone(&schema), rest, outgoing(Shape::default()))).await.unwrap();
+            assert_eq!(values(&batches), (0..count).collect::<Vec<_>>());
+        }
+        let slow = futures::stream::once(async { Ok(numbers(0..2)) }).chain(futures::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(numbers(2..4))
+        }));
+        let Ready::Part(rest) = ready(slow.boxed()) else { panic!("not there yet") };
+        let batches = read(messages(Arc::clone(&schema), rest, outgoing(Shape::default()))).await.unwrap();
+        assert_eq!(values(&batches), [0, 1, 2, 3]);
+        let Ready::Part(rest) = of(vec![Ok(numbers(0..1)), Err(sql::Error::internal("boom"))]) else {
+            panic!("an error is the stream's")
+        };
+        assert!(read(messages(schema, rest, outgoing(Shape::default()))).await.is_err());
     }
 
     #[tokio::test]

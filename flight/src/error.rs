@@ -42,6 +42,9 @@ pub enum Error {
     /// The password is wrong.
     #[error("wrong user name or password")]
     WrongPassword,
+    /// Too many wrong passwords before.
+    #[error("too many failed log-ins of this user from this address; try again in {0} seconds")]
+    Throttled(u64),
     /// Not this user's object.
     #[error("{0}")]
     Denied(String),
@@ -125,7 +128,7 @@ impl Classify for Error {
             Error::TooManySessions(_) | Error::ShuttingDown | Error::Listen { .. } | Error::Transport(_) => {
                 ErrorKind::Unavailable
             }
-            Error::TooLarge(_) => ErrorKind::Exhausted,
+            Error::TooLarge(_) | Error::Throttled(_) => ErrorKind::Exhausted,
             Error::Cancelled | Error::DeadlineExceeded => ErrorKind::Cancelled,
             // Relayed statuses were logged and counted when they were made, and are sent as they are.
             Error::Relayed(_) => ErrorKind::Unavailable,
@@ -139,6 +142,7 @@ impl Classify for Error {
             Error::Protocol(_) | Error::Malformed(_) => SqlState::PROTOCOL_VIOLATION,
             Error::UnknownHandle { state, .. } => *state,
             Error::WrongPassword => SqlState::INVALID_PASSWORD,
+            Error::Throttled(_) => SqlState::INVALID_AUTHORIZATION,
             Error::TooManySessions(_) => SqlState::TOO_MANY_CONNECTIONS,
             Error::TooLarge(_) => SqlState::PROGRAM_LIMIT,
             Error::ShuttingDown => SqlState::ADMIN_SHUTDOWN,

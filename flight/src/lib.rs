@@ -10,6 +10,7 @@ mod error;
 mod messages;
 mod metrics;
 mod options;
+mod plan;
 mod poll;
 mod put;
 mod request;
@@ -21,11 +22,12 @@ mod sql_info;
 mod status;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod ticket;
 
 pub use auth::{Authenticator, Refusal, TrustEveryone};
 pub use error::{Error, Result};
-pub use metrics::Metrics;
+pub use metrics::{Calls, Metrics};
 pub use options::{Address, FlightOptions, Limits, TlsOptions};
 pub use server::{Server, serve};
 pub use service::Service;

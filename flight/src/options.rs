@@ -59,6 +59,14 @@ pub struct Limits {
     pub results_max: usize,
     /// Memory of rows waiting to be fetched, in bytes.
     pub results_bytes_max: usize,
+    /// Planned results whose row versions are held until they are fetched.
+    pub pins_max: usize,
+    /// Endpoints of one result.
+    pub endpoints_max: usize,
+    /// Rows of one endpoint at least, about, when a result has several.
+    pub endpoint_rows_min: usize,
+    /// Statements of `PollFlightInfo` that are remembered, running ones included.
+    pub jobs_max: usize,
 }
 
 impl Default for Limits {
@@ -74,6 +82,11 @@ impl Default for Limits {
             result_message_bytes_max: 3 << 20,
             results_max: 4096,
             results_bytes_max: 256 << 20,
+            pins_max: 256,
+            // As many as this machine can serve at once, and two at least, because the readers may be elsewhere.
+            endpoints_max: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(2, 16),
+            endpoint_rows_min: 256 << 10,
+            jobs_max: 1000,
         }
     }
 }
@@ -93,6 +106,9 @@ pub struct FlightOptions {
     pub session_idle: Duration,
     /// How long a result waits to be fetched.
     pub result_ttl: Duration,
+    /// How long a planned query holds the row versions it will read while nobody fetches it. After that its ticket brings it
+    /// back.
+    pub result_pin: Duration,
     /// How often an idle connection is probed, so that load balancers keep it and dead peers are noticed.
     pub keepalive: Duration,
     /// How long running requests may go on after the shutdown began.
@@ -114,6 +130,7 @@ impl Default for FlightOptions {
             limits: Limits::default(),
             session_idle: Duration::from_secs(3600),
             result_ttl: Duration::from_secs(300),
+            result_pin: Duration::from_secs(30),
             keepalive: Duration::from_secs(20),
             drain: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),

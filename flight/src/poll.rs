@@ -1,12 +1,16 @@
 //! `PollFlightInfo`: statements that run on the server while the client asks how far they are.
 //!
 //! The first poll plans the statement and starts it as a job. A query's job runs until its first batch is there; what comes after is
-//! computed as the client fetches it. A statement with effects runs to its end. Every poll waits a little for news, so that short
-//! statements need one round trip and long ones few.
+//! computed as the client fetches it. A query with several endpoints is not started at all. A statement with effects runs to its end.
+//! Every poll waits a little for news, so that short statements need one round trip and long ones few, and says how many of the rows
+//! that the statement's scans will read have been read.
 //!
 //! # Invariants
 //! - POLL-1 a statement runs once, however often it is polled. Test: `tests::polling_runs_once`.
 //! - POLL-2 only the principal that started a job sees it. Held by [`Jobs::find`].
+//! - POLL-3 the progress of a job never goes back, and is 1 only at its end. Test: `tests::tickets::progress_goes_on`.
+//! - POLL-4 jobs are bounded: when there are too many, the oldest that has ended is forgotten, and if all run, a new one is refused.
+//!   Test: `tests::tickets::jobs_are_bounded`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,18 +23,17 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use prost::Message;
-use sql::Outcome;
+use sql::Progress;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::encode::schema_bytes;
 use crate::error::{Error, Result};
 use crate::request::{Call, guarded};
-use crate::results::{Content, Started};
-use crate::service::{Bound, Inner, Service};
+use crate::results::Started;
+use crate::service::{Bound, Inner, Service, read};
 
 /// The type of the descriptor that a poll hands out for the next one.
 pub(crate) const TOKEN_URL: &str = "type.googleapis.com/latticedb.PollToken";
@@ -51,6 +54,7 @@ struct Job {
     /// What is known before it ends: the schema.
     partial: FlightInfo,
     end: watch::Receiver<Option<End>>,
+    progress: Arc<Progress>,
     abort: AbortHandle,
     expires: Mutex<Instant>,
 }
@@ -58,12 +62,31 @@ struct Job {
 /// The jobs.
 pub(crate) struct Jobs {
     ttl: Duration,
+    jobs_max: usize,
     jobs: Mutex<HashMap<Uuid, Arc<Job>>>,
 }
 
 impl Jobs {
-    pub(crate) fn new(ttl: Duration) -> Jobs {
-        Jobs { ttl, jobs: Mutex::default() }
+    pub(crate) fn new(ttl: Duration, jobs_max: usize) -> Jobs {
+        Jobs { ttl, jobs_max, jobs: Mutex::default() }
+    }
+
+    /// Makes room for one more job.
+    fn make_room(&self) -> Result<()> {
+        let mut jobs = self.jobs.lock();
+        if jobs.len() < self.jobs_max {
+            return Ok(());
+        }
+        // Also those that were cancelled, which leave no end behind.
+        let ended = jobs.iter().filter(|(_, job)| job.abort.is_finished());
+        let oldest = ended.min_by_key(|(_, job)| *job.expires.lock()).map(|(id, _)| *id);
+        match oldest.and_then(|id| jobs.remove(&id)) {
+            Some(_) => Ok(()),
+            None => Err(Error::TooLarge(format!(
+                "{} statements of PollFlightInfo are running; cancel some or wait for them",
+                self.jobs_max
+            ))),
+        }
     }
 
     fn find(&self, id: Uuid, principal: &Principal) -> Result<Arc<Job>> {
@@ -80,9 +103,11 @@ impl Jobs {
         bound: Bound,
         descriptor: FlightDescriptor,
     ) -> Result<PollInfo> {
+        self.make_room()?;
         let id = Uuid::new_v4();
+        let progress = Arc::<Progress>::default();
         let partial = FlightInfo {
-            schema: schema_bytes(&bound.schema())?,
+            schema: bound.announced()?,
             flight_descriptor: Some(token(id)),
             total_records: -1,
             total_bytes: -1,
@@ -92,8 +117,9 @@ impl Jobs {
         let (news, end) = watch::channel(None);
         let service = Service(Arc::clone(inner));
         let caller = Call::on_behalf(call);
+        let watched = Arc::clone(&progress);
         let task = tokio::spawn(async move {
-            let work = Box::pin(run(&service.0, &caller, bound, descriptor));
+            let work = Box::pin(run(&service.0, &caller, bound, descriptor, watched));
             let end = match guarded(None, work).await {
                 Ok(info) => End::Info(Box::new(info)),
                 Err(error) => End::Failed(Arc::new(error.into())),
@@ -104,6 +130,7 @@ impl Jobs {
             principal: call.client.principal.clone(),
             partial,
             end,
+            progress,
             abort: task.abort_handle(),
             expires: Mutex::new(Instant::now() + self.ttl),
         });
@@ -131,7 +158,7 @@ impl Jobs {
             None => Ok(PollInfo {
                 info: Some(job.partial.clone()),
                 flight_descriptor: Some(token(id)),
-                progress: None,
+                progress: job.progress.fraction(),
                 ..Default::default()
             }),
             Some(End::Info(info)) => Ok(PollInfo { info: Some(*info), progress: Some(1.0), ..Default::default() }),
@@ -186,22 +213,30 @@ impl Jobs {
 }
 
 /// Runs a job: a query until its first batch, everything else to the end.
-async fn run(inner: &Inner, call: &Call, bound: Bound, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+async fn run(
+    inner: &Inner,
+    call: &Call,
+    bound: Bound,
+    descriptor: FlightDescriptor,
+    progress: Arc<Progress>,
+) -> Result<FlightInfo> {
     let id = Uuid::new_v4();
-    let outcome = bound.execute().await?;
-    if !bound.is_query() {
+    let Some(plan) = bound.query() else {
+        let outcome = bound.execute(progress).await?;
         return inner.issue_outcome(call, id, &bound, outcome, descriptor).await;
-    }
-    let mut rows = match outcome {
-        Outcome::Rows(rows) => rows,
-        other => return inner.issue_outcome(call, id, &bound, other, descriptor).await,
     };
-    let statement = Arc::clone(&bound.prepared.sql);
+    let planned = bound.open(plan, &inner.limits, progress).await?;
+    if planned.opened.as_ref().is_some_and(|opened| opened.shares() > 1) {
+        // Its endpoints are there at once, and whoever reads one sees how far it is.
+        return inner.issue_planned(id, &bound, planned, descriptor);
+    }
+    let mut rows = read(&planned, 0).await?;
+    let statement = Arc::clone(&planned.plan.sql);
     let first = match rows.stream.next().await {
         Some(first) => Some(first.map_err(|error| Error::of_statement(error, &statement))?),
         None => None,
     };
-    inner.issue_query(id, &bound, descriptor, |_| Content::Started(Started { rows, first, statement }))
+    inner.issue_started(id, &bound, &planned, Started { rows, first, statement }, descriptor)
 }
 
 fn token(id: Uuid) -> FlightDescriptor {

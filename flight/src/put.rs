@@ -19,16 +19,17 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use sql::{IfExists, IfMissing, IngestRequest, Outcome, Params};
 use tonic::{Status, Streaming};
 
 use crate::decode::{Decoder, Incoming, batches, broken_off, read_all, read_schema};
 use crate::error::{Error, Result};
+use crate::options::Limits;
 use crate::request::Call;
-use crate::service::{Bound, Inner, params_of, quoted_path, read_command};
+use crate::service::{Bound, Inner, params_of, quoted_path, read, read_command};
 
 /// How long a client may take to close its stream after our answer.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -46,7 +47,14 @@ pub(crate) async fn put(inner: &Inner, call: &Call, mut stream: Streaming<Flight
         .flight_descriptor
         .clone()
         .ok_or_else(|| Error::Protocol("the first message has no descriptor".to_owned()))?;
-    let incoming: Incoming = futures::stream::iter([Ok(first)]).chain(stream).boxed();
+    let counters = Arc::clone(&inner.counters);
+    let incoming: Incoming = futures::stream::iter([Ok(first)])
+        .chain(stream)
+        .inspect_ok(move |data| {
+            let bytes = data.data_header.len() + data.data_body.len();
+            counters.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+        })
+        .boxed();
     if descriptor.r#type() == DescriptorType::Path {
         return put_path(inner, call, &descriptor, incoming).await;
     }
@@ -63,7 +71,7 @@ pub(crate) async fn put(inner: &Inner, call: &Call, mut stream: Streaming<Flight
 }
 
 async fn update(inner: &Inner, call: &Call, command: CommandStatementUpdate, incoming: Incoming) -> Result<Answer> {
-    let bound = Box::pin(inner.plan(call, &command.query, command.transaction_id.as_ref(), false)).await?;
+    let bound = Box::pin(inner.plan(call, &command.query, command.transaction_id.as_ref())).await?;
     let count = run(&bound).await?;
     Ok(counted(count, incoming))
 }
@@ -74,8 +82,8 @@ async fn update_prepared(
     command: CommandPreparedStatementUpdate,
     mut incoming: Incoming,
 ) -> Result<Answer> {
-    let mut bound = inner.prepared(call, &command.prepared_statement_handle)?;
-    if bound.prepared.parameters.fields().is_empty() {
+    let (mut bound, plan) = inner.prepared(call, &command.prepared_statement_handle)?;
+    if plan.parameters.fields().is_empty() {
         // PUT-1
         let count = run(&bound).await?;
         return Ok(counted(count, incoming));
@@ -86,13 +94,9 @@ async fn update_prepared(
             // `executemany` with no rows executes nothing.
             return Ok(counted(0, rest));
         }
-        Some(batch) => bound.params = params_of(Some(batch), &bound.prepared)?,
+        Some(batch) => bound.params = params_of(Some(batch), &plan)?,
         // Nothing came with this request: the values of an earlier bind count.
         None => {}
-    }
-    if matches!(bound.params, Params::None) {
-        let wanted = bound.prepared.parameters.fields().len();
-        return Err(Error::Invalid(format!("the statement has {wanted} parameters, and none is bound")));
     }
     let count = run(&bound).await?;
     Ok(counted(count, rest))
@@ -106,7 +110,7 @@ async fn bind(
 ) -> Result<Answer> {
     let (_, statement) = inner.statement(call, &command.prepared_statement_handle)?;
     let (batch, rest) = read_parameters(inner, &mut incoming).await?;
-    *statement.bound.lock() = params_of(batch, &statement.prepared)?;
+    *statement.bound.lock() = params_of(batch, &statement.plan)?;
     // Java uses the handle of the answer unconditionally, so it is always there.
     let result = DoPutPreparedStatementResult { prepared_statement_handle: Some(statement.handle.to_bytes()) };
     Ok(answer(result.encode_to_vec().into(), rest))
@@ -115,42 +119,41 @@ async fn bind(
 /// Reads the bound values; a schema without fields says that there are none, and that nothing follows.
 async fn read_parameters(inner: &Inner, incoming: &mut Incoming) -> Result<(Option<RecordBatch>, Incoming)> {
     let mut whole = std::mem::replace(incoming, futures::stream::empty().boxed());
-    // Messages that were looked at for the schema are replayed for reading everything.
-    let mut seen = Vec::new();
     let mut decoder = Decoder::new(inner.decode_limits());
-    while decoder.schema().is_none() {
-        let Some(data) = whole.next().await else { return Ok((None, whole)) };
-        let data = data.map_err(broken_off)?;
-        decoder.push(data.clone())?;
-        seen.push(Ok(data));
-    }
-    if decoder.schema().is_some_and(|schema| schema.fields().is_empty()) {
-        return Ok((None, whole));
-    }
-    let replayed = futures::stream::iter(seen).chain(whole).boxed();
-    let batch = read_all(replayed, inner.decode_limits()).await?;
-    Ok((batch, futures::stream::empty().boxed()))
+    let batch = match read_schema(&mut whole, &mut decoder).await? {
+        Some(schema) if !schema.fields().is_empty() => read_all(&mut whole, decoder).await?,
+        Some(_) | None => None,
+    };
+    Ok((batch, whole))
 }
 
 /// Runs an update and counts its rows.
 async fn run(bound: &Bound) -> Result<i64> {
-    if !bound.prepared.parameters.fields().is_empty() && matches!(bound.params, Params::None) {
-        let wanted = bound.prepared.parameters.fields().len();
-        return Err(Error::Invalid(format!("the statement has {wanted} parameters, and none is bound")));
-    }
-    Ok(match bound.execute().await? {
+    bound.check()?;
+    Ok(match run_or_read(bound).await? {
         Outcome::Affected { rows, .. } => i64::try_from(rows).unwrap_or(i64::MAX),
         // The JDBC driver expects 0 of a DDL statement.
         Outcome::Done { .. } => 0,
         Outcome::Rows(mut rows) => {
             let mut count = 0;
             while let Some(batch) = rows.stream.next().await {
-                let batch = batch.map_err(|error| Error::of_statement(error, &bound.prepared.sql))?;
+                let batch = batch.map_err(|error| Error::of_statement(error, bound.what.sql()))?;
                 count += i64::try_from(batch.num_rows()).unwrap_or(0);
             }
             count
         }
     })
+}
+
+/// Queries may come as updates too: their rows are counted.
+async fn run_or_read(bound: &Bound) -> Result<Outcome> {
+    if let Some(plan) = bound.query()
+        && matches!(bound.params, Params::Batch(_))
+    {
+        let planned = bound.open(plan, &Limits { endpoints_max: 1, ..Limits::default() }, Arc::default()).await?;
+        return Ok(Outcome::Rows(read(&planned, 0).await?));
+    }
+    bound.execute(Arc::default()).await
 }
 
 async fn ingest(inner: &Inner, call: &Call, command: CommandStatementIngest, incoming: Incoming) -> Result<Answer> {
@@ -207,6 +210,9 @@ async fn load(
     let schema = read_schema(&mut incoming, &mut decoder)
         .await?
         .ok_or_else(|| Error::Protocol("the stream ended before its schema".to_owned()))?;
+    if schema.fields().is_empty() {
+        return Err(Error::Invalid("the load has no columns".to_owned()));
+    }
     let rows = owner.session.ingest(request, schema, batches(incoming, decoder)).await?;
     inner.counters.rows_ingested.fetch_add(rows, Ordering::Relaxed);
     Ok(i64::try_from(rows).unwrap_or(i64::MAX))

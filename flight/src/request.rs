@@ -91,19 +91,19 @@ pub(crate) fn put_cookie(metadata: &mut MetadataMap, client: &Client) {
 }
 
 /// Where a request comes from.
-pub(crate) fn origin(metadata: &MetadataMap, extensions: &Extensions) -> Origin {
-    let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
+pub(crate) fn origin<'a>(metadata: &'a MetadataMap, extensions: &Extensions) -> Origin<'a> {
+    let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
     let connection = extensions.get::<ConnectionInfo>();
     Origin {
         connection: connection.map(|connection| connection.number),
-        address: connection.map(|connection| connection.peer.to_string()),
+        peer: connection.map(|connection| connection.peer),
         application: text("user-agent"),
         schema: text("schema"),
         cookie: cookie(metadata),
     }
 }
 
-fn cookie(metadata: &MetadataMap) -> Option<String> {
+fn cookie(metadata: &MetadataMap) -> Option<&str> {
     metadata
         .get_all("cookie")
         .iter()
@@ -111,7 +111,7 @@ fn cookie(metadata: &MetadataMap) -> Option<String> {
         .flat_map(|header| header.split(';'))
         .filter_map(|pair| pair.split_once('='))
         .find(|(name, _)| name.trim() == COOKIE)
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+        .map(|(_, value)| value.trim().trim_matches('"'))
         .filter(|value| !value.is_empty())
 }
 
@@ -161,11 +161,11 @@ mod tests {
         let mut metadata = MetadataMap::new();
         assert_eq!(cookie(&metadata), None);
         metadata.append("cookie", "a=b; arrow_flight_session_id=\"xyz\"".parse().unwrap());
-        assert_eq!(cookie(&metadata).as_deref(), Some("xyz"));
+        assert_eq!(cookie(&metadata), Some("xyz"));
         let mut metadata = MetadataMap::new();
         metadata.append("cookie", "a=b".parse().unwrap());
         metadata.append("cookie", "arrow_flight_session_id=1".parse().unwrap());
-        assert_eq!(cookie(&metadata).as_deref(), Some("1"));
+        assert_eq!(cookie(&metadata), Some("1"));
         let mut metadata = MetadataMap::new();
         metadata.append("cookie", "arrow_flight_session_id=".parse().unwrap());
         assert_eq!(cookie(&metadata), None);

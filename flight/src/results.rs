@@ -2,10 +2,16 @@
 //!
 //! `GetFlightInfo` leaves something here: the plan of a query, the rows of a statement that had effects, or a query that
 //! `PollFlightInfo` has started. `DoGet` picks it up. Everything expires, and the store is bounded in entries and bytes; a query that
-//! was evicted is planned again from its ticket.
+//! was evicted is planned again from its ticket, at the moment the ticket names.
+//!
+//! A plan holds the row versions it will read. So there is a bound on how many plans are held, and a plan that nobody fetches is let
+//! go after a short time, long before its ticket expires. Only plans with several shares are held until then, because nothing else
+//! knows where one share ends and the next begins.
 //!
 //! # Invariants
 //! - RESULT-1 the store never holds more than its limits. Test: `the_store_is_bounded`.
+//! - RESULT-4 a client that never fetches holds versions only for [`Bounds::pin`], or until others need the room.
+//!   Test: `tests::tickets::pins_end`.
 //! - RESULT-2 what was cancelled stays cancelled. Test: `tests::cancelled_is_cancelled`.
 //! - RESULT-3 only the same principal finds an entry. Test: `entries_are_private`.
 
@@ -17,11 +23,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use base::Principal;
 use parking_lot::Mutex;
-use sql::{Params, Prepared, Rows, TransactionId};
+use sql::{Moment, Opened, Params, Rows, TransactionId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::encode::Stop;
+use crate::plan::Plan;
 use crate::sessions::Client;
 
 /// Something to fetch.
@@ -40,11 +47,26 @@ pub(crate) enum Content {
 #[derive(Clone)]
 pub(crate) struct Planned {
     pub(crate) owner: Arc<Client>,
-    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) params: Params,
     pub(crate) transaction: Option<TransactionId>,
+    /// What it reads, outside transactions.
+    pub(crate) moment: Option<Moment>,
+    /// Ready to run, unless it was let go.
+    pub(crate) opened: Option<Arc<Opened>>,
     /// The ticket cannot stand for it, so it stays until it expires.
     pub(crate) kept: bool,
+}
+
+impl Planned {
+    /// Whether what it reads has a name that outlives the plan. A block that BEGIN opened has none.
+    pub(crate) fn is_named(&self) -> bool {
+        self.moment.is_some() || self.transaction.is_some()
+    }
+
+    fn shares(&self) -> usize {
+        self.opened.as_ref().map_or(1, |opened| opened.shares())
+    }
 }
 
 /// A query in flight, with its first batch.
@@ -65,15 +87,44 @@ pub(crate) enum Taken {
 struct Entry {
     principal: Principal,
     client: u64,
+    made: Instant,
     expires: Instant,
     bytes: usize,
     content: Content,
+}
+
+impl Entry {
+    /// Whether it holds row versions.
+    fn is_pinned(&self) -> bool {
+        match &self.content {
+            Content::Planned(planned) => planned.opened.as_ref().is_some_and(|opened| opened.holds_versions()),
+            Content::Started(_) => true,
+            Content::Rows { .. } | Content::Cancelled => false,
+        }
+    }
+
+    /// Whether its ticket alone can bring it back, so that the plan can be let go.
+    fn can_let_go(&self) -> bool {
+        match &self.content {
+            Content::Planned(planned) => planned.opened.is_some() && planned.shares() == 1 && planned.is_named(),
+            _ => false,
+        }
+    }
+
+    fn let_go(&mut self) -> Option<Arc<Opened>> {
+        match &mut self.content {
+            Content::Planned(planned) => planned.opened.take(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default)]
 struct Store {
     entries: HashMap<Uuid, Entry>,
     order: VecDeque<Uuid>,
+    /// Entries that held versions when they came, oldest first; some may be gone.
+    pinned: VecDeque<Uuid>,
     bytes: usize,
     running: HashMap<Uuid, (Principal, Vec<Stop>)>,
 }
@@ -84,13 +135,30 @@ impl Store {
         self.bytes -= entry.bytes;
         Some(entry)
     }
+
+    fn count_pinned(&mut self) -> usize {
+        let Store { entries, pinned, .. } = self;
+        pinned.retain(|id| entries.get(id).is_some_and(Entry::is_pinned));
+        pinned.len()
+    }
+}
+
+/// How much is held, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// How long an entry waits.
+    pub(crate) ttl: Duration,
+    /// How long a plan that its ticket can bring back holds its versions.
+    pub(crate) pin: Duration,
+    pub(crate) entries_max: usize,
+    pub(crate) bytes_max: usize,
+    /// Entries that hold versions.
+    pub(crate) pins_max: usize,
 }
 
 /// The store.
 pub(crate) struct Results {
-    ttl: Duration,
-    entries_max: usize,
-    bytes_max: usize,
+    bounds: Bounds,
     store: Arc<Mutex<Store>>,
 }
 
@@ -114,18 +182,24 @@ impl Drop for Running {
 }
 
 impl Results {
-    pub(crate) fn new(ttl: Duration, entries_max: usize, bytes_max: usize) -> Results {
-        Results { ttl, entries_max, bytes_max, store: Arc::default() }
+    pub(crate) fn new(bounds: Bounds) -> Results {
+        Results { bounds, store: Arc::default() }
     }
 
     pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
+        self.bounds.ttl
+    }
+
+    /// How many entries hold versions.
+    pub(crate) fn pinned(&self) -> usize {
+        self.store.lock().count_pinned()
     }
 
     pub(crate) fn put(&self, id: Uuid, client: &Client, content: Content) {
         let bytes = match &content {
             Content::Rows { batches, .. } => batches.iter().map(RecordBatch::get_array_memory_size).sum(),
-            _ => 0,
+            Content::Planned(planned) => planned.opened.as_ref().map_or(0, |opened| opened.held_bytes()),
+            Content::Started(_) | Content::Cancelled => 0,
         };
         self.insert(id, client.principal.clone(), client.number, bytes, content);
     }
@@ -137,20 +211,37 @@ impl Results {
         store.remove(id);
         store.bytes += bytes;
         store.order.push_back(id);
-        store.entries.insert(id, Entry { principal, client, expires: Instant::now() + self.ttl, bytes, content });
-        while store.entries.len() > self.entries_max || (store.bytes > self.bytes_max && store.entries.len() > 1) {
+        let now = Instant::now();
+        let entry = Entry { principal, client, made: now, expires: now + self.bounds.ttl, bytes, content };
+        if entry.is_pinned() {
+            store.pinned.push_back(id);
+        }
+        store.entries.insert(id, entry);
+        let Bounds { entries_max, bytes_max, pins_max, .. } = self.bounds;
+        while store.entries.len() > entries_max || (store.bytes > bytes_max && store.entries.len() > 1) {
             match store.order.pop_front() {
                 Some(oldest) => evicted.extend(store.remove(oldest)),
                 None => break,
             }
         }
+        let mut let_go = Vec::new();
+        if store.pinned.len() > pins_max && store.count_pinned() > pins_max {
+            while store.pinned.len() > pins_max
+                && let Some(oldest) = store.pinned.pop_front()
+            {
+                match store.entries.get_mut(&oldest) {
+                    Some(entry) if entry.can_let_go() => let_go.extend(entry.let_go()),
+                    _ => evicted.extend(store.remove(oldest)),
+                }
+            }
+        }
         // Ids of entries that were taken long ago.
-        if store.order.len() > 2 * self.entries_max.max(16) {
+        if store.order.len() > 2 * entries_max.max(16) {
             let Store { entries, order, .. } = &mut *store;
             order.retain(|id| entries.contains_key(id));
         }
         drop(store);
-        drop(evicted);
+        drop((evicted, let_go));
     }
 
     /// What a ticket stands for, if it is still here and the caller's.
@@ -165,7 +256,9 @@ impl Results {
                 return Some(Taken::Rows { schema: Arc::clone(schema), batches: Arc::clone(batches) });
             }
             Content::Cancelled => return Some(Taken::Cancelled),
-            Content::Planned(planned) if planned.kept => return Some(Taken::Planned(planned.clone())),
+            Content::Planned(planned) if planned.kept || planned.shares() > 1 => {
+                return Some(Taken::Planned(planned.clone()));
+            }
             Content::Planned(_) | Content::Started(_) => {}
         }
         match store.remove(id)?.content {
@@ -181,7 +274,7 @@ impl Results {
         let mut store = self.store.lock();
         match store.entries.get_mut(&id) {
             Some(entry) if entry.principal == *caller && entry.expires >= Instant::now() => {
-                entry.expires = Instant::now() + self.ttl;
+                entry.expires = Instant::now() + self.bounds.ttl;
                 true
             }
             _ => false,
@@ -224,10 +317,16 @@ impl Results {
         found
     }
 
-    /// Drops what has expired.
+    /// Drops what has expired, and lets go of plans that nobody fetches.
     pub(crate) fn expire(&self) {
         let now = Instant::now();
         self.drop_where(|entry| entry.expires < now);
+        let let_go: Vec<Arc<Opened>> = {
+            let mut store = self.store.lock();
+            let stale = |entry: &&mut Entry| entry.can_let_go() && entry.made + self.bounds.pin < now;
+            store.entries.values_mut().filter(stale).filter_map(Entry::let_go).collect()
+        };
+        drop(let_go);
     }
 
     /// Drops what belongs to sessions that have ended.
@@ -252,6 +351,11 @@ mod tests {
 
     use super::*;
 
+    fn bounds(entries_max: usize, bytes_max: usize) -> Bounds {
+        let ttl = Duration::from_secs(60);
+        Bounds { ttl, pin: ttl, entries_max, bytes_max, pins_max: 10 }
+    }
+
     fn rows(count: i64) -> Content {
         let batch =
             RecordBatch::try_from_iter(vec![("n", Arc::new(Int64Array::from_iter_values(0..count)) as ArrayRef)])
@@ -267,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_store_is_bounded() {
-        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let results = Results::new(bounds(3, 1000));
         let me = Principal::user("me");
         let ids: Vec<Uuid> = (0..5).map(|_| insert(&results, "me", 10)).collect();
         let there: Vec<bool> = ids.iter().map(|id| results.take(*id, &me).is_some()).collect();
@@ -284,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn entries_are_private() {
-        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let results = Results::new(bounds(3, 1000));
         let id = insert(&results, "me", 10);
         assert!(results.take(id, &Principal::user("other")).is_none());
         assert!(!results.renew(id, &Principal::user("other")));
@@ -305,7 +409,7 @@ mod tests {
 
     #[test]
     fn running_results_are_known_while_they_run() {
-        let results = Results::new(Duration::from_secs(60), 3, 1000);
+        let results = Results::new(bounds(3, 1000));
         let (one, two) = (Stop::new(), Stop::new());
         let id = Uuid::new_v4();
         let me = Principal::user("me");

@@ -5,19 +5,23 @@
 //! messages and metadata builders are Arrow's.
 //!
 //! # How a statement runs
-//! `GetFlightInfo` plans. A query is only planned: its plan waits in [`Results`], its ticket says everything needed to plan it again,
-//! and `DoGet` runs it. Everything else (DML, DDL, `SET`, …) runs right there, exactly once, and its ticket names the outcome: Python's
+//! `GetFlightInfo` plans. A query is only planned, at the moment it will read: its plan waits in [`Results`], its ticket says
+//! everything needed to plan it again, that moment included, and `DoGet` runs it. A large result whose rows come straight from a
+//! table has several endpoints, each with a ticket for one share. Everything else (DML, DDL, `SET`, …) runs right there, exactly once, and its ticket names the outcome: Python's
 //! `cursor.execute("INSERT …")` arrives as `GetFlightInfo` + `DoGet`, and must not insert twice. `DoPut` runs updates with their
-//! parameters, one execution per bound row.
+//! parameters, one execution per bound row. A text of several statements runs as one script, where a text is allowed to have effects
+//! and is not prepared: `GetFlightInfo` and `DoPut` with a statement.
 //!
 //! # Invariants
 //! - SERVICE-1 the schema of a `FlightInfo`, of `GetSchema`, of the prepared statement and of the stream are the same.
 //!   Test: `tests::one_schema_everywhere`.
 //! - SERVICE-2 a statement with effects runs once, at `GetFlightInfo` or `DoPut`. Test: `tests::dml_runs_once`.
+//! - SERVICE-4 all who redeem a ticket read the moment that `GetFlightInfo` chose, and the endpoints of a result have all its rows,
+//!   each once. Test: `tests::tickets::tickets_read_their_moment`, `tests::tickets::endpoints_have_every_row_once`.
 //! - SERVICE-3 every answer to a request that made a session carries its cookie. Test: `tests::cookies_name_sessions`.
 //!
 //! # Deliberately absent
-//! Substrait plans and `DoExchange` are refused by name. There is one endpoint per result.
+//! Substrait plans and `DoExchange` are refused by name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,25 +40,29 @@ use async_trait::async_trait;
 use base::SqlState;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
-use sql::{Outcome, Params, PrepareOptions, Prepared, Rows, StatementKind, TableFilter, TransactionId};
-use tonic::{Request, Response, Status, Streaming};
+use sql::{
+    OpenOptions, Opened, Outcome, Params, Parsed, PrepareOptions, Prepared, Progress, Rows, Script, StatementKind,
+    TableFilter, TransactionId,
+};
+use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::actions;
 use crate::auth::Credentials;
 use crate::catalog;
 use crate::decode::{DecodeLimits, broken_off};
-use crate::encode::{MessageStream, Outgoing, Shape, Stop, messages, schema_bytes};
+use crate::encode::{MessageStream, Outgoing, Ready, Shape, Stop, messages, ready, schema_bytes, small};
 use crate::error::{Error, Result};
-use crate::metrics::{Counters, Metrics};
+use crate::metrics::{Counted, Counters, Method, Metrics};
 use crate::options::{FlightOptions, Limits};
+use crate::plan::Plan;
 use crate::poll::Jobs;
 use crate::put;
 use crate::request::{Call, origin, put_cookie};
-use crate::results::{Content, Planned, Results, Started, Taken};
-use crate::sessions::{Client, Handle, Registry, Statement};
+use crate::results::{Bounds, Content, Planned, Results, Started, Taken};
+use crate::sessions::{Client, Handle, Origin, Registry, Statement};
 use crate::sql_info::ServerInfo;
 use crate::ticket::{Kind, Ticket, decode_parameters, encode_parameters};
 
@@ -84,12 +92,21 @@ impl Service {
     pub fn new(engine: sql::Engine, options: &FlightOptions) -> Result<Service> {
         let milliseconds = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
         let limits = options.limits;
+        let counters = Arc::<Counters>::default();
+        let (auth, idle) = (Arc::clone(&options.auth), options.session_idle);
+        let bounds = Bounds {
+            ttl: options.result_ttl,
+            pin: options.result_pin,
+            entries_max: limits.results_max,
+            bytes_max: limits.results_bytes_max,
+            pins_max: limits.pins_max,
+        };
         Ok(Service(Arc::new(Inner {
-            registry: Registry::new(engine, Arc::clone(&options.auth), limits.sessions_max, options.session_idle),
-            results: Results::new(options.result_ttl, limits.results_max, limits.results_bytes_max),
-            jobs: Jobs::new(options.result_ttl),
+            registry: Registry::new(engine, auth, Arc::clone(&counters), limits.sessions_max, idle),
+            results: Results::new(bounds),
+            jobs: Jobs::new(options.result_ttl, limits.jobs_max),
             limits,
-            counters: Arc::default(),
+            counters,
             info: ServerInfo::new(
                 &options.version,
                 (milliseconds(options.statement_timeout), milliseconds(options.transaction_timeout)),
@@ -107,7 +124,7 @@ impl Service {
 
     /// The wire's counters.
     pub fn metrics(&self) -> Metrics {
-        self.0.counters.read(self.0.registry.len())
+        self.0.counters.read(self.0.registry.len(), self.0.results.pinned())
     }
 
     /// Ends idle sessions and drops results that nobody fetched. The server calls it every few seconds.
@@ -174,11 +191,28 @@ fn unknown_command(command: &Command) -> Error {
     Error::Unsupported(format!("the command {}", command.type_url()))
 }
 
+/// What a request wants to run.
+#[derive(Clone)]
+pub(crate) enum What {
+    Statement(Arc<Plan>),
+    /// Several statements in one text.
+    Script(Arc<Script>),
+}
+
+impl What {
+    pub(crate) fn sql(&self) -> &Arc<str> {
+        match self {
+            What::Statement(plan) => &plan.sql,
+            What::Script(script) => &script.sql,
+        }
+    }
+}
+
 /// A statement with everything it needs to run.
 pub(crate) struct Bound {
     /// The session it runs in: the caller's, or the one that owns the transaction or the prepared statement.
     pub(crate) owner: Arc<Client>,
-    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) what: What,
     pub(crate) params: Params,
     /// As the ticket names it.
     pub(crate) transaction_handle: Option<Handle>,
@@ -187,54 +221,113 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Whether running it has no effects, so that it can wait for `DoGet`.
-    pub(crate) fn is_query(&self) -> bool {
-        self.prepared.kind == StatementKind::Query && !self.prepared.is_update && self.prepared.result_schema.is_some()
+    /// The plan, if running it has no effects, so that it can wait for `DoGet`.
+    pub(crate) fn query(&self) -> Option<&Arc<Plan>> {
+        match &self.what {
+            What::Statement(plan) => {
+                let pure = plan.kind == StatementKind::Query && !plan.is_update && plan.result_schema.is_some();
+                pure.then_some(plan)
+            }
+            What::Script(_) => None,
+        }
     }
 
-    pub(crate) fn schema(&self) -> SchemaRef {
-        self.prepared.result_schema.clone().unwrap_or_else(|| Arc::new(Schema::empty()))
+    /// The schema that is announced before it runs. What a script answers is only known afterwards.
+    pub(crate) fn announced(&self) -> Result<Bytes> {
+        match &self.what {
+            What::Statement(plan) => plan.announced(),
+            What::Script(_) => schema_bytes(&Schema::empty()),
+        }
     }
 
-    pub(crate) async fn execute(&self) -> Result<Outcome> {
-        execute(&self.owner, &self.prepared, self.params.clone(), self.transaction).await
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.what {
+            What::Statement(plan) => check_bound(plan, &self.params),
+            What::Script(_) => Ok(()),
+        }
+    }
+
+    /// Runs what has effects.
+    pub(crate) async fn execute(&self, progress: Arc<Progress>) -> Result<Outcome> {
+        let session = &self.owner.session;
+        let outcome = match &self.what {
+            What::Statement(plan) => {
+                session.execute_watched(plan, self.params.clone(), self.transaction, progress).await
+            }
+            What::Script(script) => session.run_script(script, self.transaction, progress).await,
+        };
+        outcome.map_err(|error| Error::of_statement(error, self.what.sql()))
+    }
+
+    /// Opens a query at the newest moment. One with several sets of values is opened value by value, when it is read.
+    pub(crate) async fn open(&self, plan: &Arc<Plan>, limits: &Limits, progress: Arc<Progress>) -> Result<Planned> {
+        let mut planned = Planned {
+            owner: Arc::clone(&self.owner),
+            plan: Arc::clone(plan),
+            params: self.params.clone(),
+            transaction: self.transaction,
+            moment: None,
+            opened: None,
+            kept: false,
+        };
+        if matches!(planned.params, Params::Batch(_)) {
+            planned.moment = if self.transaction.is_some() { None } else { self.owner.session.moment() };
+            return Ok(planned);
+        }
+        let options = OpenOptions {
+            at: None,
+            shares_max: limits.endpoints_max,
+            share_rows_min: limits.endpoint_rows_min,
+            progress: Some(progress),
+        };
+        let opened = open(&planned, options).await?;
+        planned.moment = opened.moment();
+        planned.opened = Some(Arc::new(opened));
+        Ok(planned)
     }
 }
 
-async fn execute(
-    owner: &Client,
-    prepared: &Arc<Prepared>,
-    params: Params,
-    transaction: Option<TransactionId>,
-) -> Result<Outcome> {
-    if let (StatementKind::Query, Some(schema), Params::Batch(batch)) =
-        (prepared.kind, &prepared.result_schema, &params)
-    {
-        let rows = each(owner.session.clone(), Arc::clone(prepared), batch.clone(), transaction);
-        return Ok(Outcome::Rows(Rows { schema: Arc::clone(schema), stream: rows, rows_hint: None }));
+async fn open(planned: &Planned, options: OpenOptions) -> Result<Opened> {
+    let Planned { owner, plan, params, transaction, .. } = planned;
+    let opened = owner.session.open(plan, params.clone(), *transaction, options).await;
+    opened.map_err(|error| Error::of_statement(error, &plan.sql))
+}
+
+/// The rows of a planned query: of what is open, or of the same query opened again at the same moment.
+pub(crate) async fn read(planned: &Planned, share: usize) -> Result<Rows> {
+    let lost = || Error::unknown("result", SqlState::INVALID_CURSOR_NAME);
+    let of_statement = |error| Error::of_statement(error, &planned.plan.sql);
+    if let Params::Batch(batch) = &planned.params {
+        let schema = planned.plan.result_schema.clone().ok_or_else(lost)?;
+        let stream = each(planned.clone(), batch.clone());
+        return Ok(Rows { schema, stream, rows_hint: None });
     }
-    owner
-        .session
-        .execute(prepared, params, transaction)
-        .await
-        .map_err(|error| Error::of_statement(error, &prepared.sql))
+    if let Some(opened) = &planned.opened
+        && let Some(rows) = opened.read(share).map_err(of_statement)?
+    {
+        return Ok(rows);
+    }
+    if !planned.is_named() {
+        // What a transaction block saw cannot be seen again.
+        return Err(lost());
+    }
+    let opened = open(planned, OpenOptions { at: planned.moment, ..OpenOptions::default() }).await?;
+    opened.read(share).map_err(of_statement)?.ok_or_else(lost)
 }
 
 /// A query with several sets of values: the answers follow each other, each computed when the one before has been read.
-fn each(
-    session: sql::Session,
-    prepared: Arc<Prepared>,
-    batch: RecordBatch,
-    transaction: Option<TransactionId>,
-) -> sql::BatchStream {
+fn each(planned: Planned, batch: RecordBatch) -> sql::BatchStream {
     let answers = futures::stream::iter(0..batch.num_rows()).then(move |row| {
-        let (session, prepared) = (session.clone(), Arc::clone(&prepared));
+        let planned = planned.clone();
         let values = batch.columns().iter().map(|column| column.slice(row, 1)).collect();
         async move {
-            match session.execute(&prepared, Params::Positional(values), transaction).await? {
-                Outcome::Rows(rows) => Ok::<_, sql::Error>(rows.stream),
-                Outcome::Affected { .. } | Outcome::Done { .. } => Ok(futures::stream::empty().boxed()),
-            }
+            let Planned { owner, plan, transaction, moment, .. } = planned;
+            let options = OpenOptions { at: moment, ..OpenOptions::default() };
+            let opened = owner.session.open(&plan, Params::Positional(values), transaction, options).await?;
+            Ok::<_, sql::Error>(match opened.read(0)? {
+                Some(rows) => rows.stream,
+                None => futures::stream::empty().boxed(),
+            })
         }
     });
     answers.try_flatten().boxed()
@@ -255,12 +348,24 @@ pub(crate) fn params_of(batch: Option<RecordBatch>, prepared: &Prepared) -> Resu
     Ok(if batch.num_rows() == 1 { Params::Positional(batch.columns().to_vec()) } else { Params::Batch(batch) })
 }
 
-fn check_bound(prepared: &Prepared, params: &Params) -> Result<()> {
+pub(crate) fn check_bound(prepared: &Prepared, params: &Params) -> Result<()> {
     let wanted = prepared.parameters.fields().len();
     if wanted > 0 && matches!(params, Params::None) {
         return Err(Error::Invalid(format!("the statement has {wanted} parameters, and none is bound")));
     }
     Ok(())
+}
+
+async fn plan_in(
+    owner: &Client,
+    text: &str,
+    transaction: Option<(Handle, TransactionId)>,
+    question_marks: bool,
+) -> Result<Arc<Plan>> {
+    let options = PrepareOptions { question_marks, transaction: transaction.map(|(_, id)| id) };
+    let prepared = owner.session.prepare(text, options).await;
+    let prepared = prepared.map_err(|error| Error::Sql { error: Box::new(error), statement: Some(text.into()) })?;
+    Ok(Arc::new(Plan::new(prepared)))
 }
 
 impl Inner {
@@ -304,64 +409,59 @@ impl Inner {
         Ok((owner, statement))
     }
 
-    /// Plans a statement given as text.
-    pub(crate) async fn plan(
-        &self,
-        call: &Call,
-        text: &str,
-        transaction: Option<&Bytes>,
-        question_marks: bool,
-    ) -> Result<Bound> {
+    /// Plans a text: one statement, or several that will run as a script.
+    pub(crate) async fn plan(&self, call: &Call, text: &str, transaction: Option<&Bytes>) -> Result<Bound> {
         let (owner, transaction) = self.transaction(call, transaction)?;
-        self.plan_in(owner, text, transaction, question_marks).await
-    }
-
-    async fn plan_in(
-        &self,
-        owner: Arc<Client>,
-        text: &str,
-        transaction: Option<(Handle, TransactionId)>,
-        question_marks: bool,
-    ) -> Result<Bound> {
-        let options = PrepareOptions { question_marks, transaction: transaction.map(|(_, id)| id) };
-        let prepared = owner
+        let options = PrepareOptions { question_marks: false, transaction: transaction.map(|(_, id)| id) };
+        let parsed = owner
             .session
-            .prepare(text, options)
+            .parse(text, options)
             .await
             .map_err(|error| Error::Sql { error: Box::new(error), statement: Some(text.into()) })?;
         Ok(Bound {
             owner,
-            prepared: Arc::new(prepared),
+            what: match parsed {
+                Parsed::Statement(prepared) => What::Statement(Arc::new(Plan::new(prepared))),
+                Parsed::Script(script) => What::Script(Arc::new(script)),
+            },
             params: Params::None,
             transaction_handle: transaction.map(|(handle, _)| handle),
             transaction: transaction.map(|(_, id)| id),
-            question_marks,
+            question_marks: false,
         })
     }
 
+    /// Prepares one statement.
+    pub(crate) async fn plan_one(
+        &self,
+        call: &Call,
+        text: &str,
+        transaction: Option<&Bytes>,
+    ) -> Result<(Arc<Client>, Arc<Plan>, Option<Handle>)> {
+        let (owner, transaction) = self.transaction(call, transaction)?;
+        let plan = plan_in(&owner, text, transaction, true).await?;
+        Ok((owner, plan, transaction.map(|(handle, _)| handle)))
+    }
+
     /// A prepared statement with the values of its last bind.
-    pub(crate) fn prepared(&self, call: &Call, bytes: &[u8]) -> Result<Bound> {
+    pub(crate) fn prepared(&self, call: &Call, bytes: &[u8]) -> Result<(Bound, Arc<Plan>)> {
         let (owner, statement) = self.statement(call, bytes)?;
         let transaction = owner.transaction_of_statement(statement.transaction)?;
         let params = statement.bound.lock().clone();
-        Ok(Bound {
-            owner,
-            prepared: Arc::clone(&statement.prepared),
-            params,
-            transaction_handle: statement.transaction,
-            transaction,
-            question_marks: true,
-        })
+        let plan = Arc::clone(&statement.plan);
+        let what = What::Statement(Arc::clone(&plan));
+        let transaction_handle = statement.transaction;
+        Ok((Bound { owner, what, params, transaction_handle, transaction, question_marks: true }, plan))
     }
 
     /// The statement behind a descriptor, if it is one.
     async fn bound(&self, call: &Call, asked: &Asked) -> Result<Option<Bound>> {
         match asked {
             Asked::Command(Command::CommandStatementQuery(CommandStatementQuery { query, transaction_id })) => {
-                self.plan(call, query, transaction_id.as_ref(), false).await.map(Some)
+                self.plan(call, query, transaction_id.as_ref()).await.map(Some)
             }
             Asked::Command(Command::CommandPreparedStatementQuery(query)) => {
-                self.prepared(call, &query.prepared_statement_handle).map(Some)
+                self.prepared(call, &query.prepared_statement_handle).map(|(bound, _)| Some(bound))
             }
             Asked::Command(Command::CommandStatementSubstraitPlan(_)) => {
                 Err(Error::Unsupported("a Substrait plan".to_owned()))
@@ -369,7 +469,7 @@ impl Inner {
             Asked::Command(_) | Asked::Job(_) => Ok(None),
             Asked::Path(path) => {
                 let table = quoted_path(path)?;
-                self.plan(call, &format!("SELECT * FROM {table}"), None, false).await.map(Some)
+                self.plan(call, &format!("SELECT * FROM {table}"), None).await.map(Some)
             }
         }
     }
@@ -439,7 +539,7 @@ impl Inner {
                 let schema = self.metadata_schema(&command)?;
                 // The command itself is the ticket: running it has no effects.
                 let ticket = descriptor.cmd.clone();
-                self.info(&schema, descriptor, ticket, None, -1)
+                Ok(self.info(schema_bytes(&schema)?, descriptor, vec![ticket], None, -1))
             }
             Asked::Job(id) => self.jobs.info(id, &call.client.principal),
             Asked::Path(_) => Err(Error::Internal("a path was not planned".to_owned())),
@@ -448,35 +548,73 @@ impl Inner {
 
     /// Issues the ticket of a statement: runs it now if it has effects.
     pub(crate) async fn issue(&self, call: &Call, bound: Bound, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        check_bound(&bound.prepared, &bound.params)?;
-        let id = Uuid::new_v4();
-        if bound.is_query() {
-            return self.issue_query(id, &bound, descriptor, |kept| {
-                Content::Planned(Planned {
-                    owner: Arc::clone(&bound.owner),
-                    prepared: Arc::clone(&bound.prepared),
-                    params: bound.params.clone(),
-                    transaction: bound.transaction,
-                    kept,
-                })
-            });
+        bound.check()?;
+        let progress = Arc::default();
+        if let Some(plan) = bound.query() {
+            let mut limits = self.limits;
+            if descriptor.r#type() == DescriptorType::Path {
+                // Clients that know nothing of SQL often read the first endpoint only.
+                limits.endpoints_max = 1;
+            }
+            let planned = Box::pin(bound.open(plan, &limits, progress)).await?;
+            return self.issue_planned(Uuid::new_v4(), &bound, planned, descriptor);
         }
-        let outcome = bound.execute().await?;
-        self.issue_outcome(call, id, &bound, outcome, descriptor).await
+        let outcome = bound.execute(progress).await?;
+        self.issue_outcome(call, Uuid::new_v4(), &bound, outcome, descriptor).await
     }
 
-    /// The ticket of a query: what waits for it on the server is `content`.
-    pub(crate) fn issue_query(
+    /// The tickets of a query that waits.
+    pub(crate) fn issue_planned(
         &self,
         id: Uuid,
         bound: &Bound,
+        mut planned: Planned,
         descriptor: FlightDescriptor,
-        content: impl FnOnce(bool) -> Content,
     ) -> Result<FlightInfo> {
+        let announced = planned.plan.announced()?;
+        let shares = planned.opened.as_ref().map_or(1, |opened| opened.shares());
+        if shares > 1 {
+            let tickets = (0..u32::try_from(shares).unwrap_or(u32::MAX)).map(|share| {
+                let mut ticket = Ticket::new(id, Kind::Share, bound.owner.number);
+                ticket.share = share;
+                ticket.encode_any()
+            });
+            let mut info = self.info(announced, descriptor, tickets.collect(), Some(self.results.ttl()), -1);
+            // Nobody asked for an order, so the endpoints can be read in any.
+            info.ordered = false;
+            self.results.put(id, &bound.owner, Content::Planned(planned));
+            return Ok(info);
+        }
+        let ticket = self.query_ticket(id, bound, &planned)?;
+        planned.kept = ticket.incomplete;
+        // A query in a transaction reads that transaction's state, which a later retry would not find.
+        let expires = planned.moment.is_some().then(|| self.results.ttl());
+        self.results.put(id, &bound.owner, Content::Planned(planned));
+        Ok(self.info(announced, descriptor, vec![ticket.encode_any()], expires, -1))
+    }
+
+    /// The ticket of a query that `PollFlightInfo` has started.
+    pub(crate) fn issue_started(
+        &self,
+        id: Uuid,
+        bound: &Bound,
+        planned: &Planned,
+        started: Started,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo> {
+        let ticket = self.query_ticket(id, bound, planned)?;
+        self.results.put(id, &bound.owner, Content::Started(started));
+        let expires = planned.moment.is_some().then(|| self.results.ttl());
+        Ok(self.info(planned.plan.announced()?, descriptor, vec![ticket.encode_any()], expires, -1))
+    }
+
+    /// A ticket with all it takes to plan the query again.
+    fn query_ticket(&self, id: Uuid, bound: &Bound, planned: &Planned) -> Result<Ticket> {
         let mut ticket = Ticket::new(id, Kind::Query, bound.owner.number);
-        ticket.statement = bound.prepared.sql.to_string();
+        ticket.statement = planned.plan.sql.to_string();
         ticket.question_marks = bound.question_marks;
-        if let Some(handle) = bound.transaction_handle {
+        ticket.set_moment(planned.moment);
+        if let (Some(handle), Some(_)) = (bound.transaction_handle, bound.transaction) {
             ticket.transaction = handle.to_bytes();
         }
         let batch = match &bound.params {
@@ -494,10 +632,7 @@ impl Inner {
                 None => ticket.incomplete = true,
             }
         }
-        self.results.put(id, &bound.owner, content(ticket.incomplete));
-        // A query in a transaction reads that transaction's state, which a later retry would not find.
-        let expires = bound.transaction.is_none().then(|| self.results.ttl());
-        self.info(&bound.schema(), descriptor, ticket.encode_any(), expires, -1)
+        Ok(ticket)
     }
 
     /// The ticket of a statement that has run.
@@ -510,59 +645,78 @@ impl Inner {
         descriptor: FlightDescriptor,
     ) -> Result<FlightInfo> {
         let owner = bound.owner.number;
+        let ttl = Some(self.results.ttl());
         match outcome {
+            Outcome::Rows(rows) if matches!(bound.what, What::Script(_)) => {
+                // The last query of a script may be as large as any, so it is not collected; it can be fetched once.
+                let announced = schema_bytes(&rows.schema)?;
+                let started = Started { rows, first: None, statement: Arc::clone(bound.what.sql()) };
+                self.results.put(id, &call.client, Content::Started(started));
+                let ticket = Ticket::new(id, Kind::Held, owner);
+                Ok(self.info(announced, descriptor, vec![ticket.encode_any()], None, -1))
+            }
             Outcome::Rows(rows) => {
                 let schema = Arc::clone(&rows.schema);
-                let batches = rows.collect().await.map_err(|error| Error::of_statement(error, &bound.prepared.sql))?;
+                let collected = rows.collect().await;
+                let batches = collected.map_err(|error| Error::of_statement(error, bound.what.sql()))?;
                 let count = batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-                let content = Content::Rows { schema: Arc::clone(&schema), batches: Arc::new(batches) };
+                let announced = schema_bytes(&schema)?;
+                let content = Content::Rows { schema, batches: Arc::new(batches) };
                 self.results.put(id, &call.client, content);
                 let ticket = Ticket::new(id, Kind::Held, owner);
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
-                self.info(&schema, descriptor, ticket.encode_any(), Some(self.results.ttl()), count)
+                Ok(self.info(announced, descriptor, vec![ticket.encode_any()], ttl, count))
             }
             Outcome::Affected { rows, .. } => {
                 let ticket = Ticket::new(id, Kind::Empty, owner);
                 let count = i64::try_from(rows).unwrap_or(i64::MAX);
-                self.info(&Schema::empty(), descriptor, ticket.encode_any(), Some(self.results.ttl()), count)
+                let announced = schema_bytes(&Schema::empty())?;
+                Ok(self.info(announced, descriptor, vec![ticket.encode_any()], ttl, count))
             }
             Outcome::Done { .. } => {
                 let ticket = Ticket::new(id, Kind::Empty, owner);
                 // Nothing was counted; 0 would claim that nothing happened.
-                self.info(&Schema::empty(), descriptor, ticket.encode_any(), Some(self.results.ttl()), -1)
+                let announced = schema_bytes(&Schema::empty())?;
+                Ok(self.info(announced, descriptor, vec![ticket.encode_any()], ttl, -1))
             }
         }
     }
 
-    /// A `FlightInfo` with one endpoint, to be fetched over the connection it came by.
+    /// A `FlightInfo` whose endpoints are fetched over the connection it came by.
     pub(crate) fn info(
         &self,
-        schema: &Schema,
+        schema: Bytes,
         descriptor: FlightDescriptor,
-        ticket: Bytes,
+        tickets: Vec<Bytes>,
         expires: Option<Duration>,
         records: i64,
-    ) -> Result<FlightInfo> {
-        let mut endpoint = FlightEndpoint { ticket: Some(FlightTicket { ticket }), ..Default::default() };
-        if let Some(ttl) = expires {
-            set_expiration(&mut endpoint, ttl);
-        }
-        Ok(FlightInfo {
-            schema: schema_bytes(schema)?,
+    ) -> FlightInfo {
+        let endpoints = tickets.into_iter().map(|ticket| {
+            let mut endpoint = FlightEndpoint { ticket: Some(FlightTicket { ticket }), ..Default::default() };
+            if let Some(ttl) = expires {
+                set_expiration(&mut endpoint, ttl);
+            }
+            endpoint
+        });
+        FlightInfo {
+            schema,
             flight_descriptor: Some(descriptor),
-            endpoint: vec![endpoint],
+            endpoint: endpoints.collect(),
             total_records: records,
             total_bytes: -1,
             ordered: true,
             app_metadata: Bytes::new(),
-        })
+        }
     }
 
     /// `GetSchema`.
     async fn schema(&self, call: &Call, descriptor: FlightDescriptor) -> Result<SchemaResult> {
         let asked = Asked::read(&descriptor)?;
         let schema = match self.bound(call, &asked).await? {
-            Some(bound) => schema_bytes(&bound.schema())?,
+            Some(bound) if matches!(bound.what, What::Script(_)) => {
+                return Err(Error::Unsupported("the schema of several statements, before they have run,".to_owned()));
+            }
+            Some(bound) => bound.announced()?,
             None => match asked {
                 Asked::Command(command) => schema_bytes(self.metadata_schema(&command)?.as_ref())?,
                 Asked::Job(id) => self.jobs.info(id, &call.client.principal)?.schema,
@@ -587,7 +741,7 @@ impl Inner {
             }
             command => {
                 let batch = self.metadata(call, command).await?;
-                Ok(self.stream_batches(call, Uuid::new_v4(), batch.schema(), Arc::new(vec![batch])))
+                self.stream_batches(call, Uuid::new_v4(), batch.schema(), Arc::new(vec![batch]))
             }
         }
     }
@@ -595,63 +749,73 @@ impl Inner {
     async fn fetch_statement(&self, call: &Call, ticket: Ticket) -> Result<MessageStream> {
         let id = ticket.uuid();
         let kind = ticket.kind();
-        let lost = || Error::unknown("result", SqlState::INVALID_CURSOR_NAME);
         if kind == Kind::Empty {
-            return Ok(self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default()));
+            return self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default());
         }
         match self.results.take(id, &call.client.principal) {
-            Some(Taken::Rows { schema, batches }) => Ok(self.stream_batches(call, id, schema, batches)),
-            Some(Taken::Started(started)) => Ok(self.stream_started(call, id, started)),
+            Some(Taken::Rows { schema, batches }) => self.stream_batches(call, id, schema, batches),
+            Some(Taken::Started(started)) => self.stream_started(call, id, started),
             Some(Taken::Cancelled) => Err(Error::Cancelled),
             Some(Taken::Planned(planned)) => {
-                let Planned { owner, prepared, params, transaction, .. } = planned;
-                let outcome = execute(&owner, &prepared, params, transaction).await?;
-                Ok(self.stream_outcome(call, id, &prepared, outcome))
+                let share = usize::try_from(ticket.share).unwrap_or(usize::MAX);
+                let rows = read(&planned, share).await?;
+                self.stream_rows(call, id, &planned.plan, rows)
             }
             None if kind == Kind::Query && !ticket.incomplete => {
-                let bound = self.plan_again(call, ticket).await?;
-                let outcome = bound.execute().await?;
-                Ok(self.stream_outcome(call, id, &bound.prepared, outcome))
+                let planned = self.plan_again(call, ticket).await?;
+                let rows = read(&planned, 0).await?;
+                self.stream_rows(call, id, &planned.plan, rows)
             }
-            None => Err(lost()),
+            None => Err(Error::unknown("result", SqlState::INVALID_CURSOR_NAME)),
         }
     }
 
     /// Plans the query of a ticket whose plan is gone: redeemed before, evicted, or from before a restart.
-    async fn plan_again(&self, call: &Call, ticket: Ticket) -> Result<Bound> {
+    async fn plan_again(&self, call: &Call, ticket: Ticket) -> Result<Planned> {
+        let lost = || Error::unknown("result", SqlState::INVALID_CURSOR_NAME);
+        let moment = ticket.moment();
         let parameters = decode_parameters(ticket.parameters, self.decode_limits())?;
         let (mut owner, transaction) = self.transaction(call, Some(&ticket.transaction))?;
+        if moment.is_none() && transaction.is_none() {
+            // It read a transaction block, whose state has no name.
+            return Err(lost());
+        }
         if transaction.is_none()
             && let Some(issuer) = self.registry.owner(ticket.client, &call.client)
         {
             // Names mean what they meant in the session that asked, as long as it lives.
             owner = issuer;
         }
-        let mut bound = self.plan_in(owner, &ticket.statement, transaction, ticket.question_marks).await?;
-        if !bound.is_query() {
+        let plan = plan_in(&owner, &ticket.statement, transaction, ticket.question_marks).await?;
+        let params = params_of(parameters, &plan)?;
+        let transaction_handle = transaction.map(|(handle, _)| handle);
+        let transaction = transaction.map(|(_, id)| id);
+        let what = What::Statement(Arc::clone(&plan));
+        let bound = Bound {
+            owner,
+            what,
+            params,
+            transaction_handle,
+            transaction,
+            question_marks: ticket.question_marks,
+        };
+        if bound.query().is_none() {
             // TICKET-2
-            return Err(Error::unknown("result", SqlState::INVALID_CURSOR_NAME));
+            return Err(lost());
         }
-        bound.params = params_of(parameters, &bound.prepared)?;
-        Ok(bound)
+        let Bound { owner, params, .. } = bound;
+        Ok(Planned { owner, plan, params, transaction, moment, opened: None, kept: false })
     }
 
-    fn stream_outcome(&self, call: &Call, id: Uuid, prepared: &Prepared, outcome: Outcome) -> MessageStream {
-        match outcome {
-            Outcome::Rows(rows) => {
-                let schema = prepared.result_schema.clone().unwrap_or_else(|| Arc::clone(&rows.schema));
-                self.stream(call, id, schema, rows.stream, Some(Arc::clone(&prepared.sql)))
-            }
-            Outcome::Affected { .. } | Outcome::Done { .. } => {
-                self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default())
-            }
-        }
+    fn stream_rows(&self, call: &Call, id: Uuid, plan: &Plan, rows: Rows) -> Result<MessageStream> {
+        let schema = plan.result_schema.clone().unwrap_or_else(|| Arc::clone(&rows.schema));
+        self.stream(call, id, schema, Some(plan.header()), rows.stream, Some(Arc::clone(&plan.sql)))
     }
 
-    fn stream_started(&self, call: &Call, id: Uuid, started: Started) -> MessageStream {
+    fn stream_started(&self, call: &Call, id: Uuid, started: Started) -> Result<MessageStream> {
         let Started { rows: Rows { schema, stream, .. }, first, statement } = started;
         let stream = futures::stream::iter(first.map(Ok)).chain(stream).boxed();
-        self.stream(call, id, schema, stream, Some(statement))
+        self.stream(call, id, schema, None, stream, Some(statement))
     }
 
     fn stream_batches(
@@ -660,10 +824,10 @@ impl Inner {
         id: Uuid,
         schema: SchemaRef,
         batches: Arc<Vec<RecordBatch>>,
-    ) -> MessageStream {
+    ) -> Result<MessageStream> {
         let count = batches.len();
         let stream = futures::stream::iter((0..count).map(move |n| Ok(batches[n].clone()))).boxed();
-        self.stream(call, id, schema, stream, None)
+        self.stream(call, id, schema, None, stream, None)
     }
 
     fn stream(
@@ -671,24 +835,20 @@ impl Inner {
         call: &Call,
         id: Uuid,
         schema: SchemaRef,
+        header: Option<Bytes>,
         batches: sql::BatchStream,
         statement: Option<Arc<str>>,
-    ) -> MessageStream {
+    ) -> Result<MessageStream> {
+        let batches = match ready(batches) {
+            Ready::All(batches) => return small(&schema, batches, header, &self.counters),
+            Ready::Part(batches) => batches,
+        };
         let stop = Stop::new();
         let running = self.results.running(id, &call.client.principal, &stop);
         let shape = Shape { bytes_max: self.limits.result_message_bytes_max, ..Shape::default() };
-        messages(
-            schema,
-            batches,
-            Outgoing {
-                shape,
-                statement,
-                deadline: call.deadline,
-                stop,
-                counters: Arc::clone(&self.counters),
-                guard: Box::new((running, call.busy())),
-            },
-        )
+        let guard = Box::new((running, call.busy()));
+        let (deadline, counters) = (call.deadline, Arc::clone(&self.counters));
+        Ok(messages(schema, batches, Outgoing { shape, header, statement, deadline, stop, counters, guard }))
     }
 
     /// `ListFlights`: the tables, by path.
@@ -717,11 +877,10 @@ impl Inner {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Error::ShuttingDown);
         }
-        let mut credentials = Credentials::of(request.metadata())?;
-        let mut origin = origin(request.metadata(), request.extensions());
+        let (metadata, extensions, mut incoming) = request.into_parts();
+        let mut credentials = Credentials::of(&metadata)?;
         // A log-in starts afresh, whatever cookie an earlier session left behind.
-        origin.cookie = None;
-        let mut incoming = request.into_inner();
+        let origin = Origin { cookie: None, ..origin(&metadata, &extensions) };
         if credentials == Credentials::Missing {
             // Old Java and C++ clients put user and password into the first message.
             let first = incoming.message().await.map_err(broken_off)?;
@@ -749,9 +908,37 @@ impl Inner {
     }
 
     /// Counts a failure on its way out.
-    fn failed(&self, error: Error) -> Status {
+    fn failed(&self, method: Method, error: Error) -> Status {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        error.into()
+        let status: Status = error.into();
+        self.counters.ended(method, status.code());
+        status
+    }
+
+    /// Counts a call with one answer.
+    fn done<T>(&self, method: Method, result: Result<Response<T>>) -> Result<Response<T>, Status> {
+        match result {
+            Ok(response) => {
+                self.counters.ended(method, Code::Ok);
+                Ok(response)
+            }
+            Err(error) => Err(self.failed(method, error)),
+        }
+    }
+
+    /// Counts a call with a stream of answers, when that ends.
+    fn streaming<T: Send + 'static, S>(
+        &self,
+        method: Method,
+        result: Result<Response<S>>,
+    ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status>
+    where
+        S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
+    {
+        match result {
+            Ok(response) => Ok(response.map(|stream| Counted::new(stream, &self.counters, method).boxed())),
+            Err(error) => Err(self.failed(method, error)),
+        }
     }
 }
 
@@ -792,7 +979,7 @@ impl FlightService for Service {
     ) -> Result<Response<Self::HandshakeStream>, Status> {
         let inner = &self.0;
         inner.counters.requests.fetch_add(1, Ordering::Relaxed);
-        inner.handshake(request).await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::Handshake, inner.handshake(request).await)
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
@@ -802,7 +989,7 @@ impl FlightService for Service {
             let flights = call.run(inner.flights(&call)).await?;
             Ok(call.answer(futures::stream::iter(flights.into_iter().map(Ok)).boxed()))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::ListFlights, work.await)
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
@@ -812,7 +999,7 @@ impl FlightService for Service {
             let info = call.run(Box::pin(inner.flight_info(&call, request.into_inner()))).await?;
             Ok(call.answer(info))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.done(Method::GetFlightInfo, work.await)
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
@@ -826,7 +1013,7 @@ impl FlightService for Service {
                     let bound = call.run(Box::pin(inner.bound(&call, &asked))).await?;
                     match bound {
                         Some(bound) => {
-                            check_bound(&bound.prepared, &bound.params)?;
+                            bound.check()?;
                             call.run(inner.jobs.start(inner, &call, bound, descriptor)).await?
                         }
                         None => {
@@ -838,7 +1025,7 @@ impl FlightService for Service {
             };
             Ok(call.answer(poll))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.done(Method::PollFlightInfo, work.await)
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -848,7 +1035,7 @@ impl FlightService for Service {
             let schema = call.run(Box::pin(inner.schema(&call, request.into_inner()))).await?;
             Ok(call.answer(schema))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.done(Method::GetSchema, work.await)
     }
 
     async fn do_get(&self, request: Request<FlightTicket>) -> Result<Response<Self::DoGetStream>, Status> {
@@ -856,9 +1043,9 @@ impl FlightService for Service {
         let work = async {
             let call = inner.enter(&request).await?;
             let stream = call.run(Box::pin(inner.fetch(&call, request.into_inner()))).await?;
-            Ok(call.answer(stream.boxed()))
+            Ok(call.answer(stream))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::DoGet, work.await)
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
@@ -868,7 +1055,7 @@ impl FlightService for Service {
             let stream = call.run(Box::pin(put::put(inner, &call, request.into_inner()))).await?;
             Ok(call.answer(stream))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::DoPut, work.await)
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
@@ -881,7 +1068,7 @@ impl FlightService for Service {
             let results = answers.into_iter().map(|body| Ok(arrow_flight::Result { body }));
             Ok(call.answer(futures::stream::iter(results).boxed()))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::DoAction, work.await)
     }
 
     async fn list_actions(&self, request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
@@ -893,14 +1080,15 @@ impl FlightService for Service {
             });
             Ok(call.answer(futures::stream::iter(types).boxed()))
         };
-        work.await.map_err(|error| inner.failed(error))
+        inner.streaming(Method::ListActions, work.await)
     }
 
     async fn do_exchange(
         &self,
         _request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        Err(self.0.failed(Error::Unsupported("DoExchange".to_owned())))
+        self.0.counters.requests.fetch_add(1, Ordering::Relaxed);
+        Err(self.0.failed(Method::DoExchange, Error::Unsupported("DoExchange".to_owned())))
     }
 }
 

@@ -26,15 +26,21 @@ use std::time::Duration;
 use base::{Principal, SqlState};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sql::{Params, Prepared, SavepointHandle, SessionOptions, TransactionId};
+use sql::{Params, SavepointHandle, SessionOptions, TransactionId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::auth::{Authenticator, Credentials};
+use crate::auth::{Authenticator, Credentials, Refusal};
 use crate::error::{Error, Result};
+use crate::metrics::Counters;
+use crate::plan::Plan;
+use crate::server::Peer;
+use crate::throttle::Throttle;
 
 /// The name of the session cookie, as the protocol suggests it.
 pub(crate) const COOKIE: &str = "arrow_flight_session_id";
+/// How much of a user name the audit log repeats.
+const AUDITED_CHARS: usize = 64;
 /// How many ended transactions a session remembers, so that a second ROLLBACK is not an error.
 const ENDED_KEPT: usize = 64;
 
@@ -73,7 +79,7 @@ impl fmt::Debug for Handle {
 /// A prepared statement.
 pub(crate) struct Statement {
     pub(crate) handle: Handle,
-    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) plan: Arc<Plan>,
     /// The transaction it was prepared in.
     pub(crate) transaction: Option<Handle>,
     /// The values of the last bind.
@@ -133,7 +139,7 @@ impl Client {
     /// Keeps a prepared statement, within the limit.
     pub(crate) fn keep_statement(
         &self,
-        prepared: Arc<Prepared>,
+        plan: Arc<Plan>,
         transaction: Option<Handle>,
         limit: usize,
     ) -> Result<Arc<Statement>> {
@@ -142,7 +148,7 @@ impl Client {
             return Err(Error::TooLarge(format!("the session has {limit} prepared statements; close some of them")));
         }
         let handle = Handle::new(self.number);
-        let statement = Arc::new(Statement { handle, prepared, transaction, bound: Mutex::new(Params::None) });
+        let statement = Arc::new(Statement { handle, plan, transaction, bound: Mutex::new(Params::None) });
         held.statements.insert(handle, Arc::clone(&statement));
         Ok(statement)
     }
@@ -235,23 +241,38 @@ impl Client {
     }
 }
 
+/// One line of the audit log: who tried to come in, from where, and how it went.
+fn audit(credentials: &Credentials, origin: &Origin<'_>, outcome: &'static str, failures: u32) {
+    let peer = origin.peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+    let user: Option<String> = match credentials {
+        // Quoted and cut, because a stranger chose it.
+        Credentials::Basic { user, .. } => Some(user.chars().take(AUDITED_CHARS).collect()),
+        Credentials::Bearer(_) | Credentials::Missing => None,
+    };
+    if outcome == "logged in" {
+        tracing::info!(target: "audit", user = ?user, peer, outcome, "log-in");
+    } else {
+        tracing::warn!(target: "audit", user = ?user, peer, outcome, failures, "log-in");
+    }
+}
+
 fn unknown_transaction() -> Error {
     Error::unknown("transaction", SqlState::NO_ACTIVE_TRANSACTION)
 }
 
 /// Where a request comes from.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Origin {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origin<'a> {
     /// The connection, if the listener counts them.
     pub(crate) connection: Option<u64>,
-    /// The peer's address, for `lattice.queries`.
-    pub(crate) address: Option<String>,
+    /// The peer, for `lattice.queries` and for throttling log-ins.
+    pub(crate) peer: Option<Peer>,
     /// The user agent, for `lattice.queries`.
-    pub(crate) application: Option<String>,
+    pub(crate) application: Option<&'a str>,
     /// The schema a new session starts in (`schema` header; the JDBC driver sends unknown URL properties as headers).
-    pub(crate) schema: Option<String>,
+    pub(crate) schema: Option<&'a str>,
     /// The session cookie.
-    pub(crate) cookie: Option<String>,
+    pub(crate) cookie: Option<&'a str>,
 }
 
 /// What [`Registry::resolve`] found.
@@ -275,6 +296,8 @@ struct Index {
 pub(crate) struct Registry {
     engine: sql::Engine,
     auth: Arc<dyn Authenticator>,
+    throttle: Throttle,
+    counters: Arc<Counters>,
     sessions_max: usize,
     idle: Duration,
     next: AtomicU64,
@@ -291,10 +314,12 @@ impl Registry {
     pub(crate) fn new(
         engine: sql::Engine,
         auth: Arc<dyn Authenticator>,
+        counters: Arc<Counters>,
         sessions_max: usize,
         idle: Duration,
     ) -> Registry {
-        Registry { engine, auth, sessions_max, idle, next: AtomicU64::new(1), index: Mutex::default() }
+        let (next, index) = (AtomicU64::new(1), Mutex::default());
+        Registry { engine, auth, throttle: Throttle::default(), counters, sessions_max, idle, next, index }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -302,38 +327,39 @@ impl Registry {
     }
 
     /// Logs in: always a fresh session, with a bearer token of its own.
-    pub(crate) async fn login(&self, credentials: Credentials, origin: &Origin) -> Result<(Arc<Client>, String)> {
+    pub(crate) async fn login(&self, credentials: Credentials, origin: &Origin<'_>) -> Result<(Arc<Client>, String)> {
         if let Credentials::Bearer(token) = &credentials
             && let Some(client) = self.by_token(token)
         {
             // Token-only clients shake hands with the token they have.
             return Ok((client, token.clone()));
         }
-        let principal = self.authenticate(&credentials).await?;
+        let principal = self.authenticate(&credentials, origin).await?;
+        audit(&credentials, origin, "logged in", 0);
         let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let (client, _) = self.open(principal, origin, Some(token.clone()), None)?;
         Ok((client, token))
     }
 
     /// The session of a request, made if need be.
-    pub(crate) async fn resolve(&self, credentials: Credentials, origin: &Origin) -> Result<Resolved> {
+    pub(crate) async fn resolve(&self, credentials: Credentials, origin: &Origin<'_>) -> Result<Resolved> {
         self.find(credentials, origin, true).await
     }
 
     /// The session of a request, which must exist: probing must not make one.
-    pub(crate) async fn existing(&self, credentials: Credentials, origin: &Origin) -> Result<Resolved> {
+    pub(crate) async fn existing(&self, credentials: Credentials, origin: &Origin<'_>) -> Result<Resolved> {
         self.find(credentials, origin, false).await
     }
 
-    async fn find(&self, credentials: Credentials, origin: &Origin, create: bool) -> Result<Resolved> {
+    async fn find(&self, credentials: Credentials, origin: &Origin<'_>, create: bool) -> Result<Resolved> {
         let found = |client: Arc<Client>, fresh| Resolved { active: Active::new(&client), client, fresh };
         if let Credentials::Bearer(token) = &credentials
             && let Some(client) = self.by_token(token)
         {
             return Ok(found(client, false));
         }
-        let principal = self.authenticate(&credentials).await?;
-        if let Some(cookie) = &origin.cookie {
+        let principal = self.authenticate(&credentials, origin).await?;
+        if let Some(cookie) = origin.cookie {
             let client = self.by_cookie(cookie).filter(|client| client.principal == principal);
             // SESS-2
             let client =
@@ -359,10 +385,45 @@ impl Registry {
         Ok(found(client, fresh))
     }
 
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Principal> {
+    async fn authenticate(&self, credentials: &Credentials, origin: &Origin<'_>) -> Result<Principal> {
         match credentials {
-            Credentials::Basic { user, password } => Ok(self.auth.password(user, password).await?),
-            Credentials::Bearer(token) => Ok(self.auth.bearer(token).await?),
+            Credentials::Basic { user, password } => {
+                match self.throttle.admit(user, origin.peer).await {
+                    Ok(waited) => {
+                        self.counters.logins_throttled.fetch_add(u64::from(waited), Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        self.counters.logins_throttled.fetch_add(1, Ordering::Relaxed);
+                        audit(credentials, origin, "refused unchecked, after too many failures", 0);
+                        return Err(error);
+                    }
+                }
+                match self.auth.password(user, password).await {
+                    Ok(principal) => {
+                        self.throttle.succeeded(user, origin.peer);
+                        Ok(principal)
+                    }
+                    Err(refusal) => {
+                        if refusal == Refusal::WrongPassword {
+                            self.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
+                            let failures = self.throttle.failed(user, origin.peer);
+                            audit(credentials, origin, "wrong user name or password", failures);
+                        }
+                        Err(refusal.into())
+                    }
+                }
+            }
+            Credentials::Bearer(token) => match self.auth.bearer(token).await {
+                Ok(principal) => Ok(principal),
+                Err(refusal) => {
+                    if refusal == Refusal::UnknownToken {
+                        // No delay: a token has too many bits to be guessed.
+                        self.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
+                        audit(credentials, origin, "unknown bearer token", 0);
+                    }
+                    Err(refusal.into())
+                }
+            },
             Credentials::Missing => self.auth.anonymous().ok_or_else(|| {
                 Error::Unauthenticated("a user name and a password, or a bearer token, are required".to_owned())
             }),
@@ -372,7 +433,7 @@ impl Registry {
     fn open(
         &self,
         principal: Principal,
-        origin: &Origin,
+        origin: &Origin<'_>,
         token: Option<String>,
         connection: Option<u64>,
     ) -> Result<(Arc<Client>, bool)> {
@@ -396,9 +457,9 @@ impl Registry {
         let session = self.engine.session(
             principal.clone(),
             SessionOptions {
-                schema: origin.schema.clone(),
-                application: origin.application.clone(),
-                client_address: origin.address.clone(),
+                schema: origin.schema.map(str::to_owned),
+                application: origin.application.map(str::to_owned),
+                client_address: origin.peer.map(|peer| peer.to_string()),
                 settings: Vec::new(),
             },
         );
@@ -482,6 +543,7 @@ impl Registry {
 
     /// Ends the sessions that have been idle for too long; returns their numbers.
     pub(crate) async fn expire(&self) -> Vec<u64> {
+        self.throttle.expire();
         let now = Instant::now();
         let stale: Vec<Arc<Client>> = {
             let index = self.index.lock();

@@ -39,6 +39,9 @@ use crate::messages::{
 };
 use crate::{Address, FlightOptions, Server, Service};
 
+mod hostile;
+mod tickets;
+
 type Client = FlightSqlServiceClient<Channel>;
 
 /// A server over an engine in a folder of its own.

@@ -6,6 +6,10 @@
 //! after the plan was dropped: a query without side effects is simply planned again. Statements with effects run exactly once, when
 //! the ticket is issued; their tickets only name the outcome.
 //!
+//! A query's ticket names the moment the query reads at, so that whoever redeems it, whenever, reads the same rows: history keeps
+//! them. The shares of a large result are row ranges of files as they lay at that moment, which only the server can hold: their
+//! tickets live as long as it does so.
+//!
 //! A ticket grants nothing: redeeming one runs under the caller's own rights, and a forged one can do no more than its holder could
 //! do with a statement.
 //!
@@ -16,15 +20,17 @@
 use arrow::array::RecordBatch;
 use arrow_flight::FlightData;
 use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use base::CommitTs;
 use bytes::Bytes;
 use prost::Message;
+use sql::Moment;
 use uuid::Uuid;
 
 use crate::decode::{DecodeLimits, Decoder};
 use crate::error::{Error, Result};
 
 /// The layout version of [`Ticket`].
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Parameters above this size stay on the server: tickets travel through schedulers and logs.
 pub(crate) const PARAMETERS_BYTES_MAX: usize = 64 << 10;
 
@@ -38,6 +44,8 @@ pub(crate) enum Kind {
     Held = 1,
     /// There are no rows: send the empty schema.
     Empty = 2,
+    /// Send one share of a result that the server holds.
+    Share = 3,
 }
 
 /// The content of a ticket.
@@ -67,6 +75,14 @@ pub(crate) struct Ticket {
     /// The ticket alone does not say what to run, because the parameters were too large for it.
     #[prost(bool, tag = "9")]
     pub(crate) incomplete: bool,
+    /// The moment to read at, outside transactions: the last commit that is seen, and `now()`, both in microseconds.
+    #[prost(int64, optional, tag = "10")]
+    pub(crate) snapshot: Option<i64>,
+    #[prost(int64, tag = "11")]
+    pub(crate) now_us: i64,
+    /// Which share.
+    #[prost(uint32, tag = "12")]
+    pub(crate) share: u32,
 }
 
 impl Ticket {
@@ -102,6 +118,16 @@ impl Ticket {
             Ok(None) => Ok(None),
             Err(error) => Err(Error::Protocol(error.to_string())),
         }
+    }
+
+    /// The moment that the query reads at.
+    pub(crate) fn moment(&self) -> Option<Moment> {
+        self.snapshot.map(|snapshot| Moment { snapshot: CommitTs(snapshot), now_us: self.now_us })
+    }
+
+    pub(crate) fn set_moment(&mut self, moment: Option<Moment>) {
+        self.snapshot = moment.map(|moment| moment.snapshot.0);
+        self.now_us = moment.map_or(0, |moment| moment.now_us);
     }
 
     pub(crate) fn uuid(&self) -> Uuid {
@@ -147,11 +173,15 @@ mod tests {
         let mut ticket = Ticket::new(Uuid::new_v4(), Kind::Query, 9);
         ticket.statement = "SELECT 1".to_owned();
         ticket.question_marks = true;
+        let moment = Moment { snapshot: CommitTs(17), now_us: -5 };
+        ticket.set_moment(Some(moment));
         let values = RecordBatch::try_from_iter(vec![("$1", Arc::new(Int64Array::from(vec![7])) as ArrayRef)]).unwrap();
         ticket.parameters = encode_parameters(&values).unwrap();
         let back = Ticket::decode_any(&ticket.encode_any()).unwrap().unwrap();
         assert_eq!(back, ticket);
         assert_eq!(back.kind(), Kind::Query);
+        assert_eq!(back.moment(), Some(moment));
+        assert_eq!(Ticket::new(Uuid::new_v4(), Kind::Query, 9).moment(), None);
         assert_eq!(decode_parameters(back.parameters, DecodeLimits::default()).unwrap(), Some(values));
 
         assert!(matches!(Ticket::decode_handle(b"garbage"), Err(Error::Protocol(_))));

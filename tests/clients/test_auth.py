@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
+import time
 
 import adbc_driver_flightsql.dbapi as flightsql
 import adbc_driver_manager
@@ -26,6 +27,24 @@ def test_passwords(start):
             with server.connect(database=wrong) as connection:
                 value(connection, "SELECT 1")
         assert "28P01" in str(caught.value) or "28000" in str(caught.value)
+
+
+def test_guesses_are_slowed_down(start):
+    server = start(password="right")
+    for _ in range(5):
+        with pytest.raises(adbc_driver_manager.Error, match="28P01"):
+            with server.connect(database=credentials("admin", "guess")) as connection:
+                value(connection, "SELECT 1")
+    begun = time.monotonic()
+    with server.connect(database=credentials("admin", "right")) as connection:
+        assert value(connection, "SELECT 1") == 1
+    assert 0.2 < time.monotonic() - begun < 20
+    begun = time.monotonic()
+    with server.connect(database=credentials("admin", "right")) as connection:
+        assert value(connection, "SELECT 1") == 1
+    assert time.monotonic() - begun < 2
+    log = (server.folder / "server.log").read_text()
+    assert "audit" in log and "wrong user name or password" in log and "guess" not in log.replace("guesses", "")
 
 
 def test_one_login_is_one_session(start):
