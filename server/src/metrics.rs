@@ -71,14 +71,6 @@ fn count(value: usize) -> u64 {
 }
 
 metrics! {
-    "lattice_flight_sessions" gauge "Sessions that clients have open." |s| s.wire.sessions;
-    "lattice_flight_connections_total" counter "Connections accepted." |s| s.wire.connections;
-    "lattice_flight_requests_total" counter "Requests received." |s| s.wire.requests;
-    "lattice_flight_failures_total" counter "Requests that failed." |s| s.wire.failures;
-    "lattice_flight_streams_total" counter "Results begun." |s| s.wire.streams;
-    "lattice_flight_rows_sent_total" counter "Rows sent." |s| s.wire.rows_sent;
-    "lattice_flight_bytes_sent_total" counter "Bytes of Arrow data sent." |s| s.wire.bytes_sent;
-    "lattice_flight_rows_ingested_total" counter "Rows loaded by bulk ingest." |s| s.wire.rows_ingested;
     "lattice_sql_statements_total" counter "Statements begun." |s| s.engine.statements;
     "lattice_sql_statements_failed_total" counter "Statements that ended with an error." |s| s.engine.failed;
     "lattice_sql_statements_cancelled_total" counter "Statements cancelled by a client, an administrator or a timeout." |s| s.engine.cancelled;
@@ -89,6 +81,17 @@ metrics! {
     "lattice_sql_transactions_committed_total" counter "Transactions committed." |s| s.engine.commits;
     "lattice_sql_transactions_rolled_back_total" counter "Transactions rolled back." |s| s.engine.rollbacks;
     "lattice_sql_memory_bytes" gauge "Memory reserved by running queries." |s| s.engine.memory_used;
+    "lattice_flight_connections_total" counter "Connections accepted." |s| s.wire.connections;
+    "lattice_flight_sessions" gauge "Sessions of Flight SQL clients." |s| s.wire.sessions;
+    "lattice_flight_streams_total" counter "Results begun." |s| s.wire.streams;
+    "lattice_flight_streams_active" gauge "Results being sent now." |s| s.wire.active_streams;
+    "lattice_flight_results_pinned" gauge "Results that wait to be fetched and hold the row versions they will read." |s| s.wire.results_pinned;
+    "lattice_flight_rows_sent_total" counter "Rows sent." |s| s.wire.rows_sent;
+    "lattice_flight_sent_bytes_total" counter "Arrow data sent to clients, in bytes." |s| s.wire.bytes_sent;
+    "lattice_flight_received_bytes_total" counter "Arrow data received from clients, in bytes." |s| s.wire.bytes_received;
+    "lattice_flight_rows_ingested_total" counter "Rows loaded by bulk ingestion." |s| s.wire.rows_ingested;
+    "lattice_flight_logins_failed_total" counter "Log-ins with wrong credentials." |s| s.wire.logins_failed;
+    "lattice_flight_logins_throttled_total" counter "Log-ins that had to wait, or were refused unchecked, after failed ones." |s| s.wire.logins_throttled;
     "lattice_storage_commits_total" counter "Commits in the log." |s| s.store.commits;
     "lattice_storage_groups_total" counter "Log entries that carried commits: less than the commits when they share." |s| s.store.groups;
     "lattice_storage_conflicts_total" counter "Transactions refused because another one won." |s| s.store.conflicts;
@@ -109,6 +112,10 @@ metrics! {
     "process_start_time_seconds" gauge "When the process started, in seconds since 1970." |s| s.started_at.duration_since(SystemTime::UNIX_EPOCH).map(|at| at.as_secs()).unwrap_or_default();
 }
 
+/// Calls of the wire, the one metric with labels besides the version.
+const CALLS: (&str, &str) =
+    ("lattice_flight_calls_total", "Flight calls that have ended, by `method` and gRPC `code`.");
+
 /// The text that `/metrics` answers.
 pub fn render(sources: &Sources) -> String {
     let mut out = String::new();
@@ -121,6 +128,11 @@ pub fn render(sources: &Sources) -> String {
             kind = metric.kind,
             value = (metric.value)(sources)
         );
+    }
+    let (name, help) = CALLS;
+    let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+    for flight::Calls { method, code, count } in &sources.wire.calls {
+        let _infallible = writeln!(out, "{name}{{method=\"{method}\",code=\"{code}\"}} {count}");
     }
     let _infallible = writeln!(
         out,
@@ -140,6 +152,8 @@ fn reference() -> String {
     for metric in METRICS {
         let _infallible = writeln!(out, "| `{}` | {} | {} |", metric.name, metric.kind, metric.help);
     }
+    let (name, help) = CALLS;
+    let _infallible = writeln!(out, "| `{name}` | counter | {help} |");
     out.push_str("| `lattice_build_info` | gauge | The running version, as label `version`. |\n");
     out
 }
