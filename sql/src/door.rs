@@ -226,6 +226,10 @@ pub struct EngineMetrics {
     pub rollbacks: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Executions of SELECT, INSERT, UPDATE, DELETE and MERGE that were planned.
+    pub plans_made: u64,
+    /// Executions that used the plan of an earlier one, or of their preparation.
+    pub plans_reused: u64,
     /// Statements running now.
     pub running: u64,
     /// Bytes reserved by running queries.

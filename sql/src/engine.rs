@@ -114,6 +114,8 @@ impl Engine {
             commits: read(&counters.commits),
             rollbacks: read(&counters.rollbacks),
             sessions: read(&counters.sessions),
+            plans_made: read(&counters.plans_made),
+            plans_reused: read(&counters.plans_reused),
             running: self.inner.queries.count(),
             memory_used: self.inner.base.runtime_env().memory_pool.reserved() as u64,
         }

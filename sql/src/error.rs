@@ -387,11 +387,8 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 .with_hint("narrow the query, or raise the memory limit")
         }
         DataFusionError::External(error) => from_external(error),
-        DataFusionError::Context(what, error) => {
-            let inner = from_datafusion(*error);
-            // DataFusion's own rule names ("type_coercion") help nobody; a sentence is kept as detail.
-            if inner.detail.is_none() && what.contains(' ') { inner.with_detail(tidy(&what)) } else { inner }
-        }
+        // The context is the name of the planner's rule that was at work, which helps nobody.
+        DataFusionError::Context(_, error) => from_datafusion(*error),
         DataFusionError::Substrait(message) => Error::unsupported(format!("substrait plan ({})", tidy(&message))),
         DataFusionError::Diagnostic(_, error) => from_datafusion(*error),
         DataFusionError::Collection(mut errors) => {

@@ -53,6 +53,8 @@ pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
     pub(crate) rollbacks: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    pub(crate) plans_made: AtomicU64,
+    pub(crate) plans_reused: AtomicU64,
 }
 
 /// All running statements.

@@ -34,7 +34,8 @@ use crate::locks::RowLocks;
 use crate::parse::statement::{self as st, Statement, StatementAst};
 use crate::parse::{ParseOptions, parse_script};
 
-use crate::plan::{Binder, LazyState, Overrides, Scope, client_schema};
+use crate::plan::{Binder, LazyState, Overrides, Scope, Slot, client_schema, ready};
+use crate::plan::Stage as PlanStage;
 use crate::progress::Progress;
 use crate::queries::{Stage, Ticket};
 use crate::settings::Settings;
@@ -65,7 +66,7 @@ pub(crate) struct SessionInner {
     current: Mutex<Option<Arc<Txn>>>,
     /// Transactions by handle.
     handles: Mutex<BTreeMap<TransactionId, Arc<Txn>>>,
-    prepared: Mutex<HashMap<String, Arc<Statement>>>,
+    prepared: Mutex<HashMap<String, Arc<Named>>>,
     sequences: Mutex<(HashMap<ObjectId, i64>, Option<i64>)>,
     closed: AtomicBool,
     /// Modes for transactions of SET SESSION CHARACTERISTICS and SET TRANSACTION before the first statement.
@@ -75,6 +76,26 @@ pub(crate) struct SessionInner {
 impl std::fmt::Debug for SessionInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("id", &self.id).field("principal", &self.principal).finish_non_exhaustive()
+    }
+}
+
+/// A statement that PREPARE named.
+struct Named {
+    statement: Arc<Statement>,
+    /// Made by the first execution, and again when definitions or settings have changed.
+    slot: Mutex<Option<Arc<Slot>>>,
+}
+
+/// What an execution brings to a statement.
+#[derive(Clone, Default)]
+struct Given {
+    params: Vec<ScalarValue>,
+    slot: Option<Arc<Slot>>,
+}
+
+impl Given {
+    fn to(prepared: &Prepared, params: Vec<ScalarValue>) -> Self {
+        Self { params, slot: Some(prepared.slot.clone()) }
     }
 }
 
@@ -92,6 +113,7 @@ pub struct Prepared {
     /// The statement's text.
     pub sql: Arc<str>,
     statement: Arc<Statement>,
+    slot: Arc<Slot>,
 }
 
 /// What a statement produced, before it is wrapped for the client.
@@ -203,7 +225,7 @@ impl SessionInner {
     }
 
     /// What a statement sees.
-    async fn scope(self: &Arc<Self>, txn: Option<&Arc<Txn>>, params: Option<Vec<ScalarValue>>) -> Result<Scope> {
+    async fn scope(self: &Arc<Self>, txn: Option<&Arc<Txn>>, given: Option<Given>) -> Result<Scope> {
         let store = &self.engine.store;
         let (reader, catalog, now) = match txn {
             Some(txn) => {
@@ -219,7 +241,7 @@ impl SessionInner {
                 (Reader::Snapshot(snapshot), catalog, chrono::Utc::now())
             }
         };
-        Ok(self.scope_over(reader, txn.cloned(), catalog, now, params))
+        Ok(self.scope_over(reader, txn.cloned(), catalog, now, given))
     }
 
     fn scope_over(
@@ -228,9 +250,13 @@ impl SessionInner {
         txn: Option<Arc<Txn>>,
         catalog: Arc<Catalog>,
         now: chrono::DateTime<chrono::Utc>,
-        params: Option<Vec<ScalarValue>>,
+        given: Option<Given>,
     ) -> Scope {
         let path = self.settings.read().search_path();
+        let (params, slot) = match given {
+            Some(Given { params, slot }) => (Some(Arc::new(params)), slot),
+            None => (None, None),
+        };
         Scope {
             session: self.clone(),
             catalog,
@@ -239,9 +265,11 @@ impl SessionInner {
             path,
             lazy: Arc::new(LazyState::default()),
             now,
-            params: params.map(Arc::new),
+            params,
             param_types: Arc::default(),
             progress: Arc::default(),
+            slot,
+            notes: Arc::default(),
         }
     }
 
@@ -256,14 +284,14 @@ impl SessionInner {
     async fn execute(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
-        params: Vec<ScalarValue>,
+        given: Given,
         handle: Option<TransactionId>,
         announced: Option<SchemaRef>,
         progress: Arc<Progress>,
     ) -> Result<Outcome> {
         self.check_open()?;
         let ticket = self.ticket_of(&statement.text, progress);
-        let work = Box::pin(self.dispatch(statement, params, handle, announced, &ticket));
+        let work = Box::pin(self.dispatch(statement, given, handle, announced, &ticket));
         match ticket.run(work).await {
             Ok(produced) => Ok(self.wrap(produced, ticket)),
             Err(error) => {
@@ -300,12 +328,12 @@ impl SessionInner {
     async fn dispatch(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
-        params: Vec<ScalarValue>,
+        given: Given,
         handle: Option<TransactionId>,
         announced: Option<SchemaRef>,
         ticket: &Ticket,
     ) -> Result<Produced> {
-        let params = check_params(statement, params)?;
+        check_params(statement, &given.params)?;
         match &statement.kind {
             StatementAst::Begin(modes) => return self.begin_text(modes).await,
             StatementAst::Commit { chain } => {
@@ -321,11 +349,11 @@ impl SessionInner {
         }
         let txn = self.transaction(handle)?;
         let Some(txn) = txn else {
-            return self.autocommit(statement, params, announced, ticket).await;
+            return self.autocommit(statement, given, announced, ticket).await;
         };
         self.check_idle(&txn)?;
         txn.check()?;
-        self.inside(statement, params, announced, &txn, ticket).await
+        self.inside(statement, given, announced, &txn, ticket).await
     }
 
     /// Ends a transaction that nobody has used for too long.
@@ -366,7 +394,7 @@ impl SessionInner {
     async fn inside(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
-        params: Vec<ScalarValue>,
+        given: Given,
         announced: Option<SchemaRef>,
         txn: &Arc<Txn>,
         ticket: &Ticket,
@@ -387,7 +415,7 @@ impl SessionInner {
             _ => {}
         }
         let _gate = if writes(&statement.kind) { Some(txn.gate.lock().await) } else { None };
-        let scope = Scope { progress: ticket.progress(), ..self.scope(Some(txn), Some(params)).await? };
+        let scope = Scope { progress: ticket.progress(), ..self.scope(Some(txn), Some(given)).await? };
         ticket.stage(Stage::Running);
         self.perform(&scope, statement, announced).await
     }
@@ -396,7 +424,7 @@ impl SessionInner {
     async fn autocommit(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
-        params: Vec<ScalarValue>,
+        given: Given,
         announced: Option<SchemaRef>,
         ticket: &Ticket,
     ) -> Result<Produced> {
@@ -410,7 +438,7 @@ impl SessionInner {
             _ => {}
         }
         if !writes(&statement.kind) {
-            let scope = Scope { progress: ticket.progress(), ..self.scope(None, Some(params)).await? };
+            let scope = Scope { progress: ticket.progress(), ..self.scope(None, Some(given)).await? };
             ticket.stage(Stage::Running);
             return self.perform(&scope, statement, announced).await;
         }
@@ -419,7 +447,7 @@ impl SessionInner {
         let mut txn = self.open_transaction(false, read_only, Some(&statement.text)).await?;
         loop {
             tries += 1;
-            let scope = Scope { progress: ticket.progress(), ..self.scope(Some(&txn), Some(params.clone())).await? };
+            let scope = Scope { progress: ticket.progress(), ..self.scope(Some(&txn), Some(given.clone())).await? };
             ticket.stage(Stage::Running);
             let result = match self.perform(&scope, statement, announced.clone()).await {
                 Ok(produced) => {
@@ -573,24 +601,26 @@ impl SessionInner {
                     if prepared.contains_key(&name) {
                         return Err(Error::state(SqlState([b'4', b'2', b'P', b'0', b'5']), format!("prepared statement \"{name}\" already exists")));
                     }
-                    prepared.insert(name, Arc::new(prepare.inner.as_ref().clone()));
+                    let statement = Arc::new(prepare.inner.as_ref().clone());
+                    prepared.insert(name, Arc::new(Named { statement, slot: Mutex::default() }));
                     Ok(Produced::Tag("PREPARE".to_owned()))
                 }
                 StatementAst::Execute(execute) => {
                     let name = crate::plan::fold(&execute.name);
-                    let inner = self
+                    let named = self
                         .prepared
                         .lock()
                         .get(&name)
                         .cloned()
                         .ok_or_else(|| Error::state(SqlState::INVALID_STATEMENT_NAME, format!("prepared statement \"{name}\" does not exist")))?;
+                    let inner = &named.statement;
                     let binder = Binder::plain(scope);
                     let values = execute.values.iter().map(|value| binder.constant(value.clone())).collect::<Result<Vec<_>>>()?;
-                    let values = check_params(&inner, values)?;
-                    let types = self.types(scope, &inner).await?.parameters;
-                    let values = conform(values, &types)?;
-                    let scope = Scope { params: Some(Arc::new(values)), ..scope.clone() };
-                    self.perform(&scope, &inner, None).await
+                    check_params(inner, &values)?;
+                    let slot = self.slot_of(scope, &named).await?;
+                    let values = conform(values, slot.parameters())?;
+                    let scope = Scope { params: Some(Arc::new(values)), slot: Some(slot), notes: Arc::default(), ..scope.clone() };
+                    self.perform(&scope, inner, None).await
                 }
                 StatementAst::Deallocate(name) => {
                     match name {
@@ -693,6 +723,18 @@ impl SessionInner {
         Ok(Produced::Tag(tag.to_owned()))
     }
 
+    /// The slot of a named statement, with the types of its parameters.
+    async fn slot_of(self: &Arc<Self>, scope: &Scope, named: &Named) -> Result<Arc<Slot>> {
+        if let Some(slot) = named.slot.lock().clone().filter(|slot| slot.fits(scope)) {
+            return Ok(slot);
+        }
+        let scope = Scope { notes: Arc::default(), slot: None, ..scope.clone() };
+        let types = self.types(&scope, &named.statement).await?;
+        let slot = Arc::new(Slot::new(&scope, types.parameters)?);
+        *named.slot.lock() = Some(slot.clone());
+        Ok(slot)
+    }
+
     /// The parameter types and result of a statement.
     fn types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
         Box::pin(async move {
@@ -715,6 +757,11 @@ impl SessionInner {
             for pass in 0..2 {
                 let scope = Scope { params: None, param_types: Arc::new(known.clone()), ..scope.clone() };
                 last = self.shape(&scope, statement, &mut known).await;
+                for (at, field) in scope.notes.learned() {
+                    if let Some(slot) = known.get_mut(at) {
+                        slot.get_or_insert(field);
+                    }
+                }
                 if count == 0 {
                     break;
                 }
@@ -748,10 +795,16 @@ impl SessionInner {
                 if known.iter().any(Option::is_none) {
                     return Ok(None);
                 }
+                let kept = ready(scope, plan, known.is_empty())?;
+                learn(&kept.plan, known)?;
                 // The optimized plan, because folding constants can settle a type (the scale of round(x, 2)).
-                let plan = scope.state().optimize(&plan)?;
-                learn(&plan, known)?;
-                Some(client_schema(plan.schema().as_arrow()))
+                let state = scope.state();
+                let schema = match kept.stage {
+                    PlanStage::Optimized => client_schema(kept.plan.schema().as_arrow()),
+                    _ => client_schema(state.optimizer().optimize(kept.plan.clone(), state, |_, _| {})?.schema().as_arrow()),
+                };
+                scope.notes.leave(kept);
+                Some(schema)
             }
             StatementAst::Insert(insert) => crate::dml::insert::types(scope, insert, known).await?,
             StatementAst::Update(update) => crate::dml::update::types(scope, update, known).await?,
@@ -761,9 +814,9 @@ impl SessionInner {
             StatementAst::Show(show) => Some(crate::show::schema(show)),
             StatementAst::Backup { .. } => Some(crate::backup::schema()),
             StatementAst::Execute(execute) => {
-                let inner = self.prepared.lock().get(&crate::plan::fold(&execute.name)).cloned();
-                match inner {
-                    Some(inner) => self.types(scope, &inner).await?.result,
+                let named = self.prepared.lock().get(&crate::plan::fold(&execute.name)).cloned();
+                match named {
+                    Some(named) => self.types(scope, &named.statement).await?.result,
                     None => None,
                 }
             }
@@ -825,14 +878,14 @@ fn needed(statement: &Statement) -> usize {
     }
 }
 
-fn check_params(statement: &Statement, params: Vec<ScalarValue>) -> Result<Vec<ScalarValue>> {
+fn check_params(statement: &Statement, params: &[ScalarValue]) -> Result<()> {
     if params.len() < needed(statement) {
         return Err(Error::state(
             SqlState::PROTOCOL_VIOLATION,
             format!("the statement needs {} parameters, {} were given", needed(statement), params.len()),
         ));
     }
-    Ok(params)
+    Ok(())
 }
 
 /// One value per parameter.
@@ -912,8 +965,9 @@ fn apply_modes(txn: &Txn, modes: &st::TransactionModes) -> Result<()> {
     Ok(())
 }
 
-/// Puts an error's position into the script it came from.
-fn place(mut error: Error, statement: &Statement) -> Error {
+/// Finds the place an error is about, and puts it into the script the statement came from.
+fn place(error: Error, statement: &Statement) -> Error {
+    let mut error = crate::parse::locate(error, &statement.text);
     if let Some(position) = error.position {
         if statement.position > 1 {
             error.position = Some(position + statement.position - 1);
@@ -988,10 +1042,12 @@ impl Session {
             }
         }
         let ticket = self.inner.ticket(&statement.text);
-        let types = ticket
+        let (types, slot) = ticket
             .run(Box::pin(async {
                 let scope = self.inner.scope(txn.as_ref(), None).await?;
-                self.inner.types(&scope, &statement).await
+                let types = self.inner.types(&scope, &statement).await?;
+                let slot = Slot::new(&scope, types.parameters.clone())?;
+                Ok((types, Arc::new(slot)))
             }))
             .await
             .map_err(|error| place(error, &statement))?;
@@ -1002,6 +1058,7 @@ impl Session {
             parameters: types.parameters,
             sql: statement.text.clone(),
             statement,
+            slot,
         }))
     }
 
@@ -1026,7 +1083,7 @@ impl Session {
             return self.execute_batch(prepared, batch, transaction, progress).await;
         }
         let values = conform(positional(params)?, &prepared.parameters)?;
-        self.inner.execute(&prepared.statement, values, transaction, prepared.result_schema.clone(), progress).await
+        self.inner.execute(&prepared.statement, Given::to(prepared, values), transaction, prepared.result_schema.clone(), progress).await
     }
 
     /// One execution per row, all in one transaction.
@@ -1058,7 +1115,7 @@ impl Session {
             let _gate = txn.gate.lock().await;
             if let StatementAst::Insert(insert) = &prepared.statement.kind {
                 let columns = conform_columns(batch, &prepared.parameters)?;
-                let scope = session.scope(Some(&txn), Some(Vec::new())).await?;
+                let scope = session.scope(Some(&txn), Some(Given::default())).await?;
                 if let Some(written) = crate::dml::insert::run_batch(&scope, insert, &columns).await? {
                     return Ok(written);
                 }
@@ -1066,8 +1123,10 @@ impl Session {
             let mut total = Written::nothing(tag_of(&prepared.statement.kind));
             for row in 0..batch.num_rows() {
                 let values = batch.columns().iter().map(|array| crate::plan::scalar_of(array, row)).collect::<Result<Vec<_>>>()?;
-                let values = check_params(&prepared.statement, conform(values, &prepared.parameters)?)?;
-                let scope = Scope { progress: ticket.progress(), ..session.scope(Some(&txn), Some(values)).await? };
+                let values = conform(values, &prepared.parameters)?;
+                check_params(&prepared.statement, &values)?;
+                let given = Given::to(prepared, values);
+                let scope = Scope { progress: ticket.progress(), ..session.scope(Some(&txn), Some(given)).await? };
                 if let Produced::Written(written) = session.perform(&scope, &prepared.statement, None).await? {
                     total.add(written);
                 }
@@ -1108,7 +1167,7 @@ impl Session {
         };
         let mut outcomes = Vec::with_capacity(statements.len());
         for statement in statements {
-            outcomes.push(self.inner.execute(&Arc::new(statement), Vec::new(), None, None, Arc::default()).await?);
+            outcomes.push(self.inner.execute(&Arc::new(statement), Given::default(), None, None, Arc::default()).await?);
         }
         Ok(outcomes)
     }
@@ -1189,7 +1248,7 @@ impl Session {
         };
         let work = Box::pin(async {
             let _gate = txn.gate.lock().await;
-            let scope = session.scope(Some(&txn), Some(Vec::new())).await?;
+            let scope = session.scope(Some(&txn), Some(Given::default())).await?;
             crate::ingest::run(&scope, &request, &schema, batches.boxed()).await
         });
         match (ticket.run(work).await, own.is_some()) {

@@ -138,6 +138,8 @@ pub struct TableInfo {
     pub history_bytes: u64,
     /// Everything up to here is in the column tier.
     pub cut: base::CommitTs,
+    /// The newest commit that touched the table.
+    pub newest: base::CommitTs,
     /// Version of the `current` dataset.
     pub current_version: u64,
     /// Version of the `history` dataset.

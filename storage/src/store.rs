@@ -262,6 +262,7 @@ impl Store {
             history_rows: published.history.iter().map(|meta| u64::from(meta.rows)).sum(),
             history_bytes: published.history.iter().map(|meta| meta.bytes).sum(),
             cut: published.cut,
+            newest: table.newest(),
             current_version: published.current_version.0,
             history_version: published.history_version.0,
         })

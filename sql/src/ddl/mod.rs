@@ -96,7 +96,14 @@ pub(crate) async fn take_definition(scope: &Scope, table: &Arc<TableEntry>) -> R
     let txn = scope.writing()?;
     txn.locks.lock(DEFINITIONS, &[definition_lock(table.def.id)], true, scope.session.lock_patience()).await?;
     if txn.own_catalog().is_some() || txn.storage.has_writes() {
-        // The snapshot cannot move any more; the conflict check of the catalog rows decides.
+        // The snapshot cannot move any more. An index filled from it, or a constraint checked against it, would miss the rows
+        // that others have committed since; changed definitions are found by the conflict check of the catalog's rows.
+        let info = scope.engine().store.table_info(table.stored.table);
+        if info.is_some_and(|info| info.newest > txn.storage.snapshot_ts()) {
+            let text = format!("could not serialize access: rows of \"{}\" have changed since the transaction began", table.def.name);
+            return Err(Error::new(ErrorKind::Conflict, text)
+                .with_hint("run it again, or change the definition before the transaction writes"));
+        }
         return Ok((scope.clone(), table.clone()));
     }
     txn.storage.refresh_snapshot().map_err(Error::classified)?;

@@ -156,24 +156,37 @@ pub(crate) async fn restart(scope: &Scope, sequence: &Sequence, value: i64) -> R
     Ok(())
 }
 
-/// `setval`, in a transaction of its own as PostgreSQL does it.
+/// How often `setval` is tried: it loses only against others that move the same sequence.
+const TRIES: usize = 64;
+
+/// `setval`, in a transaction of its own as PostgreSQL does it. Of several at once, each has its turn.
 pub(crate) fn set_blocking(session: &SessionInner, sequence: &Sequence, value: i64, called: bool) -> Result<()> {
     check(&sequence.name, sequence.min, sequence.max, value)?;
     crate::sequences::block_on(async {
-        let engine = &session.engine;
-        let header = TransactionHeader { principal: session.principal.name().to_owned(), ..TransactionHeader::default() };
-        let transaction =
-            engine.store.begin(BeginOptions { header, ..BeginOptions::default() }).await.map_err(Error::classified)?;
-        let catalog = engine.catalog.at(&engine.store, transaction.snapshot_ts()).await?;
-        let Some(Relation::Sequence(current)) = catalog.relation_by_id(sequence.id) else {
-            return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("relation \"{}\" does not exist", sequence.name)));
-        };
-        let mut new = current.as_ref().clone();
-        new.generation += 1;
-        new.base = if called { value.saturating_add(new.increment) } else { value };
-        let mut writer = CatalogWriter::new(&transaction, catalog.clone());
-        writer.replace(Object::Sequence(new)).await?;
-        engine.catalog.commit(&transaction).await?;
-        Ok(())
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match set(session, sequence, value, called).await {
+                Err(error) if error.sqlstate == SqlState::SERIALIZATION_FAILURE && tries < TRIES => {}
+                result => return result,
+            }
+        }
     })
+}
+
+async fn set(session: &SessionInner, sequence: &Sequence, value: i64, called: bool) -> Result<()> {
+    let engine = &session.engine;
+    let header = TransactionHeader { principal: session.principal.name().to_owned(), ..TransactionHeader::default() };
+    let transaction = engine.store.begin(BeginOptions { header, ..BeginOptions::default() }).await.map_err(Error::classified)?;
+    let catalog = engine.catalog.at(&engine.store, transaction.snapshot_ts()).await?;
+    let Some(Relation::Sequence(current)) = catalog.relation_by_id(sequence.id) else {
+        return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("relation \"{}\" does not exist", sequence.name)));
+    };
+    let mut new = current.as_ref().clone();
+    new.generation += 1;
+    new.base = if called { value.saturating_add(new.increment) } else { value };
+    let mut writer = CatalogWriter::new(&transaction, catalog.clone());
+    writer.replace(Object::Sequence(new)).await?;
+    engine.catalog.commit(&transaction).await?;
+    Ok(())
 }

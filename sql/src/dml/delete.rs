@@ -1,33 +1,42 @@
 //! DELETE.
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use futures::StreamExt;
 
 use super::foreign_keys::spread;
-use super::insert::keep;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, locators, plan, run_plan};
 use crate::{Error, Result};
 use crate::parse::statement as st;
-use crate::plan::{Overrides, Scope, select};
+use crate::plan::{Overrides, Planning, Scope, select};
 use crate::session::learn;
 
-/// The statement as a SELECT: the columns at `positions`, then the locator.
-async fn select_rows(scope: &Scope, delete: &st::Delete, target: &Target, positions: &[usize]) -> Result<LogicalPlan> {
+/// The statement as a SELECT: the columns at `positions`, the locator, what RETURNING wants of other relations.
+async fn select_rows(
+    scope: &Scope,
+    delete: &st::Delete,
+    target: &Target,
+    positions: &[usize],
+    returning: &Returning<'_>,
+) -> Result<LogicalPlan> {
     let mut from = vec![target.from()];
     from.extend(delete.using.iter().cloned());
-    let query = select(delete.with.clone(), target.row_items(positions), from, delete.selection.clone());
+    let mut items = target.row_items(positions);
+    items.extend(returning.other_items(&delete.using)?);
+    let query = select(delete.with.clone(), items, from, delete.selection.clone());
     plan(scope, query, Overrides::default()).await
 }
 
 /// Parameter types, and the schema of RETURNING.
 pub(crate) async fn types(scope: &Scope, delete: &st::Delete, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &delete.table)?;
-    let plan = select_rows(scope, delete, &target, &target.table.stored.key).await?;
+    let mut returning = Returning::new(&delete.returning, &target);
+    let positions = &target.table.stored.key;
+    let plan = select_rows(scope, delete, &target, positions, &returning).await?;
     learn(&plan, known)?;
-    Returning { items: &delete.returning, target: &target }.types(scope, known).await
+    returning.beside(plan.schema(), positions.len() + 2);
+    returning.types(scope, known).await
 }
 
 /// One row by its primary key, without a plan.
@@ -61,14 +70,19 @@ pub(crate) async fn run(scope: &Scope, delete: &st::Delete) -> Result<Written> {
         return Ok(written);
     }
     let mut writer = TableWriter::new(scope, &target.table, true).await?;
-    let returning = Returning { items: &delete.returning, target: &target };
+    let mut returning = Returning::new(&delete.returning, &target);
     let positions = if returning.wanted() { target.all_positions() } else { writer.needed_to_delete() };
-    let plan = select_rows(scope, delete, &target, &positions).await?;
+    let mut planning = Planning::of(scope)?;
+    while let Some(inner) = planning.wants() {
+        planning.give(select_rows(&inner, delete, &target, &positions, &returning).await?)?;
+    }
+    let plan = planning.done()?;
+    returning.beside(plan.plan.schema(), positions.len() + 2);
+    returning.plan(scope).await?;
     let mut stream = run_plan(scope, plan).await?;
     let joined = !delete.using.is_empty();
     let mut met = Met::default();
     let mut count = 0;
-    let mut returned: Vec<RecordBatch> = Vec::new();
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
@@ -76,10 +90,12 @@ pub(crate) async fn run(scope: &Scope, delete: &st::Delete) -> Result<Written> {
         }
         let mut old = spread(&target.table, &positions, &batch);
         let mut at = locators(&batch, positions.len())?;
+        let mut others = returning.others_of(&batch);
         if joined {
             let fresh = met.fresh(&writer.keys(&old)?);
             if fresh.len() < at.len() {
                 old = pick(&old, &fresh)?;
+                others = pick(&others, &fresh)?;
                 at = fresh.iter().map(|&row| at[row]).collect();
             }
         }
@@ -88,14 +104,14 @@ pub(crate) async fn run(scope: &Scope, delete: &st::Delete) -> Result<Written> {
         }
         writer.delete(&old, &at).await?;
         count += at.len() as u64;
-        keep(&returning, &target.table, &old, &mut returned)?;
+        returning.keep(&old, others)?;
     }
     writer.finish().await?;
-    Ok(Written { tag: "DELETE", rows: count, returned: returning.rows(scope, returned).await? })
+    Ok(Written { tag: "DELETE", rows: count, returned: returning.rows(scope).await? })
 }
 
 /// The plan of the rows to delete, for EXPLAIN.
 pub(crate) async fn explain(scope: &Scope, delete: &st::Delete) -> Result<LogicalPlan> {
     let target = Target::of_factor(scope, &delete.table)?;
-    select_rows(scope, delete, &target, &target.table.stored.key).await
+    select_rows(scope, delete, &target, &target.table.stored.key, &Returning::new(&[], &target)).await
 }

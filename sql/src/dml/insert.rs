@@ -11,10 +11,10 @@ use futures::StreamExt;
 use sqlparser::ast;
 
 use super::conflict::Conflict;
-use super::{Conversion, Returning, TableWriter, Target, Written, assignable, check_assignable, default_of, hint, run_plan, visible};
+use super::{Conversion, Returning, TableWriter, Target, Written, assignable, check_assignable, default_of, hint, run_plan};
 use crate::catalog::TableEntry;
 use crate::parse::statement as st;
-use crate::plan::{Binder, Overrides, Scope, identifier, qualified, select, table_factor};
+use crate::plan::{Binder, Overrides, Planning, Scope, identifier, qualified, select, table_factor};
 use crate::session::learn;
 use crate::{Error, Result};
 
@@ -213,7 +213,7 @@ pub(crate) async fn types(scope: &Scope, insert: &st::Insert, known: &mut [Optio
     if let Some(on_conflict) = &insert.on_conflict {
         super::conflict::types(scope, &target, on_conflict, known)?;
     }
-    Returning { items: &insert.returning, target: &target }.types(&with_known(scope, known), known).await
+    Returning::new(&insert.returning, &target).types(&with_known(scope, known), known).await
 }
 
 /// Runs it.
@@ -228,8 +228,11 @@ pub(crate) async fn run(scope: &Scope, insert: &st::Insert) -> Result<Written> {
         let batch = RecordBatch::try_new_with_options(schema, columns, &options)?;
         return write(scope, insert, &target, futures::stream::iter([Ok(batch)]).boxed()).await;
     }
-    let plan = source(scope, insert, &target.table, Overrides::default(), &mut []).await?;
-    let stream = run_plan(scope, plan).await?;
+    let mut planning = Planning::of(scope)?;
+    while let Some(inner) = planning.wants() {
+        planning.give(source(&inner, insert, &target.table, Overrides::default(), &mut []).await?)?;
+    }
+    let stream = run_plan(scope, planning.done()?).await?;
     write(scope, insert, &target, stream).await
 }
 
@@ -301,14 +304,14 @@ pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(Fie
 }
 
 async fn write(scope: &Scope, insert: &st::Insert, target: &Target, mut stream: crate::door::BatchStream) -> Result<Written> {
-    let returning = Returning { items: &insert.returning, target };
+    let mut returning = Returning::new(&insert.returning, target);
+    returning.plan(scope).await?;
     let mut conflict = match &insert.on_conflict {
         Some(on_conflict) => Some(Conflict::new(scope, target, on_conflict)?),
         None => None,
     };
     let mut writer = TableWriter::new(scope, &target.table, conflict.is_some()).await?;
     let mut count = 0;
-    let mut returned = Vec::new();
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
@@ -318,31 +321,18 @@ async fn write(scope: &Scope, insert: &st::Insert, target: &Target, mut stream: 
             Some(conflict) => {
                 for stored in conflict.insert(&mut writer, batch.columns()).await? {
                     count += stored.first().map_or(0, |array| array.len()) as u64;
-                    keep(&returning, &target.table, &stored, &mut returned)?;
+                    returning.keep(&stored, Vec::new())?;
                 }
             }
             None => {
                 let stored = writer.insert(batch.columns()).await?;
                 count += batch.num_rows() as u64;
-                keep(&returning, &target.table, &stored, &mut returned)?;
+                returning.keep(&stored, Vec::new())?;
             }
         }
     }
     writer.finish().await?;
-    Ok(Written { tag: "INSERT", rows: count, returned: returning.rows(scope, returned).await? })
-}
-
-/// Keeps rows for RETURNING.
-pub(super) fn keep(returning: &Returning<'_>, table: &TableEntry, stored: &[ArrayRef], rows: &mut Vec<RecordBatch>) -> Result<()> {
-    if returning.wanted() && stored.first().is_some_and(|array| !array.is_empty()) {
-        let batch = RecordBatch::try_new(nullable_stored(table), stored.to_vec())?;
-        rows.push(visible(table, &batch)?);
-    }
-    Ok(())
-}
-
-fn nullable_stored(table: &TableEntry) -> SchemaRef {
-    nullable(table.stored.arrow())
+    Ok(Written { tag: "INSERT", rows: count, returned: returning.rows(scope).await? })
 }
 
 /// Inserts the rows of a plan into a table, for CREATE TABLE AS. The plan's columns fit the visible ones.

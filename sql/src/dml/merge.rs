@@ -12,13 +12,15 @@ use futures::StreamExt;
 use sqlparser::ast;
 
 use super::foreign_keys::spread;
-use super::insert::keep;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignable, assignments, default_of, hint, locators, plan, run_plan};
 use crate::parse::statement::{self as st, MergeAction, MergeWhen};
-use crate::plan::{Overrides, Scope, item, parse_expr, qualified, select};
+use crate::plan::{Overrides, Planning, Scope, item, parse_expr, qualified, select};
 use crate::session::learn;
 use crate::{Error, Result};
+
+/// The column that marks the source's rows.
+const MARK: &str = "__source";
 
 /// What a clause does, bound.
 enum Act {
@@ -30,10 +32,17 @@ enum Act {
     Nothing,
 }
 
+/// The statement as a SELECT, and what its columns are.
 struct Bound {
-    plan: LogicalPlan,
+    query: ast::Query,
     acts: Vec<Act>,
     positions: Vec<usize>,
+    /// Output columns that take the type of a stored column.
+    casts: Vec<(usize, usize)>,
+    /// Types of parameters that stand for a column's value.
+    hints: Vec<(ast::Expr, FieldRef)>,
+    /// Where the source's columns begin, for RETURNING.
+    first_other: usize,
 }
 
 fn and(left: ast::Expr, right: Option<ast::Expr>) -> ast::Expr {
@@ -60,7 +69,7 @@ fn case(branches: Vec<(ast::Expr, ast::Expr)>) -> Result<ast::Expr> {
     }
 }
 
-async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Option<FieldRef>]) -> Result<Bound> {
+fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result<Bound> {
     let table = &target.table;
     let positions = target.all_positions();
     // The source carries a mark, so that its absence shows.
@@ -73,7 +82,7 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
         _ => None,
     }
     .ok_or_else(|| Error::syntax("the source of MERGE needs a name"))?;
-    let mut marked = crate::plan::parse_query("SELECT *, true AS \"__source\" FROM t")?;
+    let mut marked = crate::plan::parse_query(&format!("SELECT *, true AS \"{MARK}\" FROM t"))?;
     if let ast::SetExpr::Select(body) = marked.body.as_mut() {
         body.from[0].relation = merge.source.clone();
         if let Some(first) = body.projection.first_mut() {
@@ -100,8 +109,8 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
 
     let has_target = ast::Expr::IsNotNull(Box::new(qualified(&target.alias, "_tx_from")));
     let no_target = ast::Expr::IsNull(Box::new(qualified(&target.alias, "_tx_from")));
-    let has_source = ast::Expr::IsNotNull(Box::new(qualified(&source_name, "__source")));
-    let no_source = ast::Expr::IsNull(Box::new(qualified(&source_name, "__source")));
+    let has_source = ast::Expr::IsNotNull(Box::new(qualified(&source_name, MARK)));
+    let no_source = ast::Expr::IsNull(Box::new(qualified(&source_name, MARK)));
     let conditions: Vec<ast::Expr> = merge
         .clauses
         .iter()
@@ -127,6 +136,7 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
     };
     let mut acts = Vec::new();
     let mut casts: Vec<(usize, usize)> = Vec::new();
+    let mut hints: Vec<(ast::Expr, FieldRef)> = Vec::new();
     for (at, clause) in merge.clauses.iter().enumerate() {
         let first = items.len();
         match &clause.action {
@@ -159,7 +169,7 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
                                     format!("cannot insert a non-DEFAULT value into column \"{}\"", column.name),
                                 ));
                             }
-                            hint(known, value, &table.types[position].field_ref("v"));
+                            hints.push((value.clone(), table.types[position].field_ref("v")));
                             value.clone()
                         }
                         _ => default_of(column)?,
@@ -175,7 +185,7 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
                 }
                 let set = assignments(table, list)?;
                 for (position, value) in &set {
-                    hint(known, value, &table.types[*position].field_ref("v"));
+                    hints.push((value.clone(), table.types[*position].field_ref("v")));
                     casts.push((items.len(), *position));
                     items.push(item(guarded(at, value.clone())?, &format!("v{at}_{position}")));
                 }
@@ -190,51 +200,72 @@ async fn bind(scope: &Scope, merge: &st::Merge, target: &Target, known: &mut [Op
             MergeAction::Nothing => acts.push(Act::Nothing),
         }
     }
+    let first_other = items.len();
+    let source = ast::TableWithJoins { relation: from.relation.clone(), joins: Vec::new() };
+    items.extend(returning.other_items(&[source])?);
     let query = select(merge.with.clone(), items, vec![from], None);
+    Ok(Bound { query, acts, positions, casts, hints, first_other })
+}
+
+/// Plans the SELECT: values take their columns' types, and the source's mark stays inside.
+async fn plan_of(scope: &Scope, bound: &Bound, target: &Target, known: &mut [Option<FieldRef>]) -> Result<LogicalPlan> {
+    for (value, field) in &bound.hints {
+        hint(known, value, field);
+    }
     let scope = if scope.params.is_none() && !known.is_empty() {
         Scope { param_types: std::sync::Arc::new(known.to_vec()), ..scope.clone() }
     } else {
         scope.clone()
     };
-    let plan = plan(&scope, query, Overrides::default()).await?;
+    let plan = plan(&scope, bound.query.clone(), Overrides::default()).await?;
     learn(&plan, known)?;
     let exprs: Vec<Expr> = plan
         .schema()
         .columns()
         .into_iter()
         .enumerate()
-        .map(|(place, column)| match casts.iter().find(|(at, _)| *at == place) {
+        .filter(|(_, column)| column.name != MARK)
+        .map(|(place, column)| match bound.casts.iter().find(|(at, _)| *at == place) {
             Some((_, position)) => {
                 let name = column.name.clone();
-                Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), table.types[*position].field_ref(&name))).alias(name)
+                let field = target.table.types[*position].field_ref(&name);
+                Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), field)).alias(name)
             }
             None => Expr::Column(column),
         })
         .collect();
-    let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
-    Ok(Bound { plan, acts, positions })
+    Ok(LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
 }
 
 /// Parameter types, and the schema of RETURNING.
 pub(crate) async fn types(scope: &Scope, merge: &st::Merge, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &merge.table)?;
-    bind(scope, merge, &target, known).await?;
-    Returning { items: &merge.returning, target: &target }.types(scope, known).await
+    let mut returning = Returning::new(&merge.returning, &target).others_first();
+    let bound = bind(merge, &target, &returning)?;
+    let plan = plan_of(scope, &bound, &target, known).await?;
+    returning.beside(plan.schema(), bound.first_other);
+    returning.types(scope, known).await
 }
 
 /// Runs it.
 pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
     scope.writing()?;
     let target = Target::of_factor(scope, &merge.table)?;
-    let bound = bind(scope, merge, &target, &mut []).await?;
+    let mut planning = Planning::of(scope)?;
+    let mut returning = Returning::new(&merge.returning, &target).others_first();
+    let bound = bind(merge, &target, &returning)?;
+    while let Some(inner) = planning.wants() {
+        planning.give(plan_of(&inner, &bound, &target, &mut []).await?)?;
+    }
+    let plan = planning.done()?;
+    returning.beside(plan.plan.schema(), bound.first_other);
+    returning.plan(scope).await?;
     let table = target.table.clone();
-    let mut stream = run_plan(scope, bound.plan).await?;
+    let mut stream = run_plan(scope, plan).await?;
     let mut writer = TableWriter::new(scope, &table, true).await?;
-    let returning = Returning { items: &merge.returning, target: &target };
     let act_column = bound.positions.len() + 2;
     let mut met = Met::default();
     let mut count = 0;
-    let mut returned: Vec<RecordBatch> = Vec::new();
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
@@ -251,10 +282,11 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
             let chosen = RecordBatch::try_new(batch.schema(), pick(batch.columns(), &rows)?)?;
             count += rows.len() as u64;
             let values = |first: usize, width: usize| -> Vec<ArrayRef> { (first..first + width).map(|at| chosen.column(at).clone()).collect() };
+            let others = returning.others_of(&chosen);
             match act {
                 Act::Insert { first } => {
                     let stored = writer.insert(&values(*first, table.visible.len())).await?;
-                    keep(&returning, &table, &stored, &mut returned)?;
+                    returning.keep(&stored, others)?;
                 }
                 Act::Update { set, first } => {
                     let (old, at) = old_rows(&writer, &table, &bound.positions, &chosen, &mut met)?;
@@ -263,19 +295,19 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
                         new[position] = value;
                     }
                     let new = writer.update(&old, new, &at, set).await?;
-                    keep(&returning, &table, &new, &mut returned)?;
+                    returning.keep(&new, others)?;
                 }
                 Act::Delete => {
                     let (old, at) = old_rows(&writer, &table, &bound.positions, &chosen, &mut met)?;
                     writer.delete(&old, &at).await?;
-                    keep(&returning, &table, &old, &mut returned)?;
+                    returning.keep(&old, others)?;
                 }
                 Act::Nothing => {}
             }
         }
     }
     writer.finish().await?;
-    Ok(Written { tag: "MERGE", rows: count, returned: returning.rows(scope, returned).await? })
+    Ok(Written { tag: "MERGE", rows: count, returned: returning.rows(scope).await? })
 }
 
 fn old_rows(
@@ -297,5 +329,6 @@ fn old_rows(
 /// The plan of the join, for EXPLAIN.
 pub(crate) async fn explain(scope: &Scope, merge: &st::Merge) -> Result<LogicalPlan> {
     let target = Target::of_factor(scope, &merge.table)?;
-    Ok(bind(scope, merge, &target, &mut []).await?.plan)
+    let bound = bind(merge, &target, &Returning::new(&[], &target))?;
+    plan_of(scope, &bound, &target, &mut []).await
 }

@@ -16,6 +16,7 @@ mod foreign_keys;
 pub(crate) mod insert;
 mod literals;
 pub(crate) mod merge;
+mod returning;
 mod size;
 pub(crate) mod update;
 mod writer;
@@ -25,21 +26,20 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use base::{FileId, SqlState};
-use datafusion::datasource::MemTable;
-use futures::StreamExt;
 use sqlparser::ast;
 use storage::Locator;
 
 use crate::catalog::TableEntry;
 use crate::door::BatchStream;
 use crate::parse::statement as st;
-use crate::plan::{Binder, ClientForm, Overrides, Scope, authorize, client_schema, fold, identifier, select, table_factor};
-use crate::session::{Produced, learn};
+use crate::plan::{Binder, Overrides, ReadyPlan, Scope, authorize, fold, identifier, table_factor};
+use crate::session::Produced;
 use crate::transaction::Txn;
 use crate::{Error, Result};
 
 pub(crate) use constraints::show_key;
 pub(crate) use foreign_keys::spread;
+use returning::Returning;
 pub(crate) use writer::{TableWriter, index_entries};
 
 /// What a writing statement did.
@@ -132,7 +132,7 @@ pub(crate) async fn plan(scope: &Scope, mut query: ast::Query, overrides: Overri
 }
 
 /// Runs a plan.
-pub(super) async fn run_plan(scope: &Scope, plan: datafusion::logical_expr::LogicalPlan) -> Result<BatchStream> {
+pub(super) async fn run_plan(scope: &Scope, plan: impl Into<ReadyPlan>) -> Result<BatchStream> {
     let (_, stream) = authorize(plan, &scope.session.principal)?.stream(scope.state()).await?;
     Ok(stream)
 }
@@ -141,68 +141,6 @@ pub(super) async fn run_plan(scope: &Scope, plan: datafusion::logical_expr::Logi
 pub(crate) async fn run_query(scope: &Scope, query: ast::Query) -> Result<BatchStream> {
     let plan = plan(scope, query, Overrides::default()).await?;
     run_plan(scope, plan).await
-}
-
-/// RETURNING: a SELECT over the rows that were written, under the target's name.
-pub(super) struct Returning<'a> {
-    pub(super) items: &'a [ast::SelectItem],
-    pub(super) target: &'a Target,
-}
-
-impl Returning<'_> {
-    pub(super) fn wanted(&self) -> bool {
-        !self.items.is_empty()
-    }
-
-    fn query(&self) -> ast::Query {
-        let name = ast::ObjectName::from(vec![self.target.alias.clone()]);
-        let from = ast::TableWithJoins { relation: table_factor(name, None), joins: Vec::new() };
-        select(None, self.items.to_vec(), vec![from], None)
-    }
-
-    fn overrides(&self, rows: Vec<RecordBatch>) -> Result<Overrides> {
-        let table = MemTable::try_new(self.target.table.arrow.clone(), vec![rows])?;
-        Ok(Overrides::from([(self.target.alias.value.clone(), Arc::new(table) as Arc<_>)]))
-    }
-
-    /// The schema, and parameter types into `known`.
-    pub(super) async fn types(&self, scope: &Scope, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
-        if !self.wanted() {
-            return Ok(None);
-        }
-        let mut query = self.query();
-        let binder = Binder::for_query(scope, &mut query, self.overrides(Vec::new())?, false).await?;
-        let plan = binder.query(query)?;
-        learn(&plan, known)?;
-        let plan = scope.state().optimize(&plan)?;
-        Ok(Some(client_schema(plan.schema().as_arrow())))
-    }
-
-    /// The rows; they hold the visible columns in order.
-    pub(super) async fn rows(&self, scope: &Scope, rows: Vec<RecordBatch>) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
-        if !self.wanted() {
-            return Ok(None);
-        }
-        let mut query = self.query();
-        let binder = Binder::for_query(scope, &mut query, self.overrides(rows)?, false).await?;
-        let plan = authorize(binder.query(query)?, &scope.session.principal)?;
-        let (physical, mut stream) = plan.stream(scope.state()).await?;
-        let form = ClientForm::of(&physical.schema());
-        let mut batches = Vec::new();
-        while let Some(batch) = stream.next().await {
-            let batch = batch?;
-            if batch.num_rows() > 0 {
-                batches.push(form.batch(&batch)?);
-            }
-        }
-        Ok(Some((form.schema().clone(), batches)))
-    }
-}
-
-/// The visible columns of stored rows, for RETURNING.
-pub(super) fn visible(table: &TableEntry, stored: &RecordBatch) -> Result<RecordBatch> {
-    let columns = table.visible.iter().map(|&at| stored.column(at).clone()).collect();
-    Ok(RecordBatch::try_new(table.arrow.clone(), columns)?)
 }
 
 /// Notes the type of a parameter that stands alone where a column's value is expected.

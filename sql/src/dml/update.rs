@@ -1,21 +1,26 @@
 //! UPDATE.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan, LogicalPlanBuilder};
 use futures::StreamExt;
 
 use super::foreign_keys::spread;
-use super::insert::keep;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignments, check_assignable, hint, locators, plan, run_plan};
 use crate::{Error, Result};
 use crate::parse::statement as st;
-use crate::plan::{Overrides, Scope, item, select};
+use crate::plan::{Overrides, Planning, Scope, item, select};
 use crate::session::learn;
 
-/// The statement as a SELECT: old columns, locator, new values.
-async fn select_rows(scope: &Scope, update: &st::Update, target: &Target, known: &mut [Option<FieldRef>]) -> Result<(LogicalPlan, Vec<usize>)> {
+/// The statement as a SELECT: old columns, locator, new values, what RETURNING wants of other relations.
+async fn select_rows(
+    scope: &Scope,
+    update: &st::Update,
+    target: &Target,
+    returning: &Returning<'_>,
+    known: &mut [Option<FieldRef>],
+) -> Result<LogicalPlan> {
     let table = &target.table;
     let set = assignments(table, &update.assignments)?;
     let positions = target.all_positions();
@@ -24,6 +29,7 @@ async fn select_rows(scope: &Scope, update: &st::Update, target: &Target, known:
         hint(known, value, &table.types[*at].field_ref(&table.def.columns[*at].name));
         items.push(item(value.clone(), &format!("n{at}")));
     }
+    items.extend(returning.other_items(&update.from)?);
     let mut from = vec![target.from()];
     from.extend(update.from.iter().cloned());
     let query = select(update.with.clone(), items, from, update.selection.clone());
@@ -52,15 +58,21 @@ async fn select_rows(scope: &Scope, update: &st::Update, target: &Target, known:
             None => Expr::Column(column),
         })
         .collect();
-    let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
-    Ok((plan, set.into_iter().map(|(at, _)| at).collect()))
+    Ok(LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
 }
 
 /// Parameter types, and the schema of RETURNING.
 pub(crate) async fn types(scope: &Scope, update: &st::Update, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &update.table)?;
-    select_rows(scope, update, &target, known).await?;
-    Returning { items: &update.returning, target: &target }.types(scope, known).await
+    let mut returning = Returning::new(&update.returning, &target);
+    let plan = select_rows(scope, update, &target, &returning, known).await?;
+    returning.beside(plan.schema(), first_other(update, &target)?);
+    returning.types(scope, known).await
+}
+
+/// Where the columns of other relations begin in the SELECT.
+fn first_other(update: &st::Update, target: &Target) -> Result<usize> {
+    Ok(target.all_positions().len() + 2 + assignments(&target.table, &update.assignments)?.len())
 }
 
 /// One row by its primary key, without a plan.
@@ -103,15 +115,21 @@ pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
     if let Some(written) = point(scope, update, &target).await? {
         return Ok(written);
     }
-    let (plan, set) = select_rows(scope, update, &target, &mut []).await?;
+    let set: Vec<usize> = assignments(&target.table, &update.assignments)?.into_iter().map(|(at, _)| at).collect();
+    let mut returning = Returning::new(&update.returning, &target);
+    let mut planning = Planning::of(scope)?;
+    while let Some(inner) = planning.wants() {
+        planning.give(select_rows(&inner, update, &target, &returning, &mut []).await?)?;
+    }
+    let plan = planning.done()?;
+    returning.beside(plan.plan.schema(), first_other(update, &target)?);
+    returning.plan(scope).await?;
     let mut stream = run_plan(scope, plan).await?;
     let mut writer = TableWriter::new(scope, &target.table, true).await?;
-    let returning = Returning { items: &update.returning, target: &target };
     let positions = target.all_positions();
     let joined = !update.from.is_empty();
     let mut met = Met::default();
     let mut count = 0;
-    let mut returned: Vec<RecordBatch> = Vec::new();
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
@@ -120,12 +138,14 @@ pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
         let mut old = spread(&target.table, &positions, &batch);
         let mut at = locators(&batch, positions.len())?;
         let mut values: Vec<ArrayRef> = (0..set.len()).map(|number| batch.column(positions.len() + 2 + number).clone()).collect();
+        let mut others = returning.others_of(&batch);
         if joined {
             // A row that joins several others is changed once.
             let fresh = met.fresh(&writer.keys(&old)?);
             if fresh.len() < at.len() {
                 old = pick(&old, &fresh)?;
                 values = pick(&values, &fresh)?;
+                others = pick(&others, &fresh)?;
                 at = fresh.iter().map(|&row| at[row]).collect();
             }
         }
@@ -138,14 +158,14 @@ pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
         }
         let new = writer.update(&old, new, &at, &set).await?;
         count += at.len() as u64;
-        keep(&returning, &target.table, &new, &mut returned)?;
+        returning.keep(&new, others)?;
     }
     writer.finish().await?;
-    Ok(Written { tag: "UPDATE", rows: count, returned: returning.rows(scope, returned).await? })
+    Ok(Written { tag: "UPDATE", rows: count, returned: returning.rows(scope).await? })
 }
 
 /// The plan of the rows to change, for EXPLAIN.
 pub(crate) async fn explain(scope: &Scope, update: &st::Update) -> Result<LogicalPlan> {
     let target = Target::of_factor(scope, &update.table)?;
-    Ok(select_rows(scope, update, &target, &mut []).await?.0)
+    select_rows(scope, update, &target, &Returning::new(&[], &target), &mut []).await
 }

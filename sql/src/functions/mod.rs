@@ -24,8 +24,10 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::registry::FunctionRegistry;
 
+use crate::plan::SubqueryValues;
 use crate::types::{Coercion, Operators};
 use call::Function;
+pub(crate) use series::is_series;
 
 /// Every scalar function, ours before DataFusion's of the same name.
 pub(crate) fn scalars() -> Vec<ScalarUDF> {
@@ -51,7 +53,7 @@ pub(crate) fn plain_interval(text: &str) -> crate::error::Result<String> {
     Ok(format!("{} months {} days {} nanoseconds", it.months, it.days, it.nanos))
 }
 
-/// Adds functions, operators and conversions to the state that every statement starts from.
+/// Adds functions, operators, conversions and predicates as values to the state that every statement starts from.
 pub(crate) fn register(state: &mut SessionState) -> DataFusionResult<()> {
     for function in scalars() {
         state.register_udf(Arc::new(function))?;
@@ -62,5 +64,6 @@ pub(crate) fn register(state: &mut SessionState) -> DataFusionResult<()> {
     state.register_udtf(series::NAME, Arc::new(series::SeriesFunction));
     state.register_expr_planner(Arc::new(Operators))?;
     state.register_function_rewrite(Arc::new(Coercion))?;
+    state.add_analyzer_rule(Arc::new(SubqueryValues));
     Ok(())
 }

@@ -57,7 +57,8 @@ enum Series {
     Decimal { next: Option<i128>, stop: i128, step: i128, precision: u8, scale: i8 },
     /// Moments are counted from the start, so that months do not drift (31 January, 29 February, 31 March).
     Moment { start: i64, count: i32, stop: i64, step: Interval, zone: Option<Arc<str>>, done: bool },
-    Empty,
+    /// No items, of this type.
+    Empty(DataType),
 }
 
 fn zero_step() -> Error {
@@ -68,7 +69,7 @@ impl Series {
     /// The next items, at most so many; an empty array at the end.
     fn take(&mut self, most: usize) -> Result<ArrayRef> {
         match self {
-            Series::Empty => Ok(Arc::new(Int64Array::from(Vec::<i64>::new()))),
+            Series::Empty(data_type) => Ok(arrow::array::new_empty_array(data_type)),
             Series::Int { next, stop, step } => {
                 let mut values = Vec::new();
                 while let Some(value) = *next
@@ -111,7 +112,8 @@ impl Series {
 
     fn data_type(&self) -> DataType {
         match self {
-            Series::Int { .. } | Series::Empty => DataType::Int64,
+            Series::Int { .. } => DataType::Int64,
+            Series::Empty(data_type) => data_type.clone(),
             Series::Decimal { precision, scale, .. } => DataType::Decimal128(*precision, *scale),
             Series::Moment { zone, .. } => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         }
@@ -128,7 +130,7 @@ impl Series {
             return Err(wrong());
         }
         if scalars.iter().any(ScalarValue::is_null) {
-            return Ok(Series::Empty);
+            return Ok(Series::Empty(type_of(scalars)));
         }
         let integers: Option<Vec<i64>> = scalars
             .iter()
@@ -165,6 +167,25 @@ impl Series {
         };
         moments(micros(start)?, micros(stop)?, step, zone)
     }
+}
+
+/// The type of a series of these types.
+fn type_of(scalars: &[ScalarValue]) -> DataType {
+    let types: Vec<DataType> = scalars.iter().map(ScalarValue::data_type).collect();
+    let scale = types.iter().filter_map(|data_type| match data_type {
+        DataType::Decimal128(_, scale) => Some(*scale),
+        _ => None,
+    });
+    if let Some(scale) = scale.max() {
+        return DataType::Decimal128(38, scale);
+    }
+    if types.iter().any(|data_type| matches!(data_type, DataType::Timestamp(_, Some(_)))) {
+        return DataType::Timestamp(TimeUnit::Microsecond, Some(utc()));
+    }
+    if types.iter().any(|data_type| matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64)) {
+        return DataType::Timestamp(TimeUnit::Microsecond, None);
+    }
+    DataType::Int64
 }
 
 fn decimals(scalars: &[ScalarValue]) -> Result<Series> {
@@ -239,7 +260,7 @@ fn list(call: &Call<'_>) -> Result<ArrayRef> {
     for row in 0..call.rows {
         let null = call.arrays.iter().any(|array| array.is_null(row));
         valid.push(!null);
-        let mut series = if null { Series::Empty } else { at_row(call, row)? };
+        let mut series = if null { Series::Empty(item.data_type().clone()) } else { at_row(call, row)? };
         let items = series.take(LIST_ITEMS + 1)?;
         if items.len() > LIST_ITEMS {
             return Err(Error::state(SqlState::PROGRAM_LIMIT, format!("the series has more than {LIST_ITEMS} items"))
@@ -284,6 +305,11 @@ fn at_row(call: &Call<'_>, row: usize) -> Result<Series> {
 }
 
 // ------------------------------------------------------------------------------------------------------------- as a table
+
+/// Whether a table is a series made of constants.
+pub(crate) fn is_series(table: &dyn TableProvider) -> bool {
+    table.is::<SeriesTable>()
+}
 
 /// The table function.
 #[derive(Debug)]

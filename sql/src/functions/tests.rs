@@ -405,3 +405,22 @@ fn generated_names_do_not_disturb() {
         ("a.x, b.x FROM (VALUES (1)) a(x), (VALUES (2)) b(x)", "1|2"),
     ]);
 }
+
+#[test]
+fn predicates_are_values() {
+    check(&[
+        ("EXISTS (SELECT 1), NOT EXISTS (SELECT 1 WHERE false), EXISTS (SELECT 1 LIMIT 0)", "true|true|false"),
+        ("CASE WHEN EXISTS (SELECT 1 FROM generate_series(1, 100000)) THEN 'some' ELSE 'none' END", "some"),
+        ("x, EXISTS (SELECT 1 FROM (VALUES (2), (3), (3)) u(y) WHERE y = x LIMIT 1) FROM (VALUES (1), (2), (3)) t(x) ORDER BY x", "1|false;2|true;3|true"),
+        ("x, NOT EXISTS (SELECT 1 FROM (VALUES (2), (3)) u(y) WHERE y = x) FROM (VALUES (1), (2)) t(x) ORDER BY x", "1|true;2|false"),
+        ("1 IN (SELECT 1), 2 IN (SELECT 1), 2 NOT IN (SELECT 1), NULL IN (SELECT 1), 1 IN (SELECT 1 WHERE false)", "true|false|true|∅|false"),
+        ("2 IN (SELECT y FROM (VALUES (1), (NULL)) u(y)), 1 IN (SELECT y FROM (VALUES (1), (NULL)) u(y)), 2 NOT IN (SELECT y FROM (VALUES (1), (NULL)) u(y))", "∅|true|∅"),
+        ("x, x IN (SELECT y FROM (VALUES (2), (3)) u(y)) FROM (VALUES (1), (2)) t(x) ORDER BY x", "1|false;2|true"),
+        ("3 > ANY (SELECT y FROM (VALUES (2), (4)) u(y)), 3 > ALL (SELECT y FROM (VALUES (2), (4)) u(y)), 5 > ALL (SELECT y FROM (VALUES (2), (4)) u(y))", "true|false|true"),
+        ("x, x > ANY (SELECT y FROM (VALUES (2), (NULL)) u(y)), x <> ALL (SELECT y FROM (VALUES (2), (3)) u(y)), x <> ANY (SELECT 2), x = ALL (SELECT 2) FROM (VALUES (1), (3)) t(x) ORDER BY x", "1|∅|true|true|false;3|true|false|true|false"),
+        ("x, x IN (SELECT y FROM (VALUES (2), (NULL)) u(y)), x IN (SELECT y FROM (VALUES (2)) u(y)), x IN (SELECT 1 WHERE false) FROM (VALUES (1), (2), (NULL)) t(x) ORDER BY x", "1|∅|false|false;2|true|true|false;∅|∅|∅|false"),
+        ("count(*) FILTER (WHERE EXISTS (SELECT 1)), sum(CASE WHEN EXISTS (SELECT 1 WHERE false) THEN 1 ELSE 0 END) FROM (VALUES (1), (2)) t(x)", "2|0"),
+        ("x FROM (VALUES (1), (2), (3)) t(x) WHERE x IN (SELECT 2) OR EXISTS (SELECT 1 WHERE x = 3) ORDER BY x", "2;3"),
+        ("x FROM (VALUES (1), (2), (3)) t(x) WHERE (x IN (SELECT 2)) IS FALSE ORDER BY x", "1;3"),
+    ]);
+}

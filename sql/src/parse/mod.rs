@@ -18,6 +18,7 @@
 pub(crate) mod desugar;
 pub(crate) mod dialect;
 pub(crate) mod grammar;
+mod locate;
 pub(crate) mod rewrite;
 pub(crate) mod source;
 pub(crate) mod statement;
@@ -33,6 +34,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+pub(crate) use locate::locate;
 pub(crate) use rewrite::MARK;
 pub(crate) use rewrite::shown_name;
 pub(crate) use modifiers::{TableModifiers, TimeRange};

@@ -10,6 +10,7 @@
 //! | `VALUES (x::uuid), (NULL)` | `VALUES (uuid_in(x)), (uuid_in(NULL))` | wants one column's cells to agree |
 //! | `s SIMILAR TO p`, `~ i` | `similar_to(s, p)`, `i # -1` | reads p as a regular expression; has no such operator |
 //! | `SELECT count(*)` | `SELECT count(*) AS count` | names columns after the expression, and refuses equal names |
+//! | `SELECT DISTINCT f(a) … ORDER BY f(a)` | `ORDER BY f` | looks for `a` in the list |
 //! | `substring(s FROM 'pattern')` | `substring_regex(s, 'pattern')` | takes only numbers |
 //! | `ARRAY(query)` | `(SELECT array_agg(…) FROM (query))` | ignores the query |
 //! | `(a, b) = (c, d)`, `<`, `IN` | the comparisons column by column | compares structs |
@@ -104,6 +105,7 @@ impl VisitorMut for Rewriter {
     fn post_visit_query(&mut self, query: &mut Query) -> Flow {
         self.depth -= 1;
         fetch_to_limit(query);
+        sort_by_names(query);
         align_rows(&mut query.body);
         ControlFlow::Continue(())
     }
@@ -473,6 +475,28 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// `SELECT DISTINCT` sorts by what it selects: an expression of the list stands for its column.
+fn sort_by_names(query: &mut Query) {
+    let (SetExpr::Select(select), Some(sql::OrderBy { kind: sql::OrderByKind::Expressions(keys), interpolate: _ })) =
+        (query.body.as_ref(), &mut query.order_by)
+    else {
+        return;
+    };
+    if !matches!(select.distinct, Some(sql::Distinct::Distinct)) {
+        return;
+    }
+    for key in keys.iter_mut().filter(|key| !matches!(key.expr, Expr::Identifier(_) | Expr::Value(_))) {
+        let text = key.expr.to_string();
+        let named = select.projection.iter().find_map(|item| match item {
+            sql::SelectItem::ExprWithAlias { expr, alias } if expr.to_string() == text => Some(alias),
+            _ => None,
+        });
+        if let Some(alias) = named {
+            key.expr = Expr::Identifier(alias.clone());
+        }
+    }
 }
 
 /// What one row of `VALUES` says about a column's type holds for its other rows.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use base::{Principal, SqlState};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::execution::{SessionState, TaskContext};
+use datafusion::execution::SessionState;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::{StreamExt, TryStreamExt};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
 
+use super::cache::{ReadyPlan, Stage};
 use crate::door::BatchStream;
 use crate::{Error, Result};
 
@@ -22,10 +24,12 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct AuthorizedPlan {
     plan: LogicalPlan,
+    stage: Stage,
 }
 
 /// Checks that a principal may run a plan.
-pub(crate) fn authorize(plan: LogicalPlan, principal: &Principal) -> Result<AuthorizedPlan> {
+pub(crate) fn authorize(plan: impl Into<ReadyPlan>, principal: &Principal) -> Result<AuthorizedPlan> {
+    let ReadyPlan { plan, stage } = plan.into();
     if !principal.is_admin() {
         plan.apply_with_subqueries(|node| {
             if matches!(node, LogicalPlan::Copy(_) | LogicalPlan::Ddl(_) | LogicalPlan::Dml(_)) {
@@ -34,7 +38,7 @@ pub(crate) fn authorize(plan: LogicalPlan, principal: &Principal) -> Result<Auth
             Ok(TreeNodeRecursion::Continue)
         })?;
     }
-    Ok(AuthorizedPlan { plan })
+    Ok(AuthorizedPlan { plan, stage })
 }
 
 impl AuthorizedPlan {
@@ -43,52 +47,56 @@ impl AuthorizedPlan {
         &self.plan
     }
 
-    /// Optimizes and makes the physical plan.
+    /// Makes the physical plan, after whatever analysis and optimization is still to be done.
     pub(crate) async fn physical(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(state.create_physical_plan(&self.plan).await?)
+        let optimized = match self.stage {
+            Stage::Planned => state.optimize(&self.plan)?,
+            Stage::Analyzed => state.optimizer().optimize(self.plan.clone(), state, |_, _| {})?,
+            Stage::Optimized => self.plan.clone(),
+        };
+        Ok(state.query_planner().create_physical_plan(&optimized, state).await?)
     }
 
-    /// Runs it.
+    /// Runs it, on a task of its own.
     pub(crate) async fn stream(&self, state: &SessionState) -> Result<(Arc<dyn ExecutionPlan>, BatchStream)> {
-        let ready = self.ready(state).await?;
-        let stream = ready.stream()?;
-        Ok((ready.plan, stream))
+        let runnable = self.runnable(state).await?;
+        let stream = runnable.stream()?;
+        Ok((runnable.plan, stream))
     }
 
     /// Makes it ready to run, now or later.
-    pub(crate) async fn ready(&self, state: &SessionState) -> Result<ReadyPlan> {
-        Ok(ReadyPlan { plan: self.physical(state).await?, context: state.task_ctx() })
+    pub(crate) async fn runnable(&self, state: &SessionState) -> Result<RunnablePlan> {
+        Ok(RunnablePlan { plan: self.physical(state).await?, config: state.config().clone(), runtime: state.runtime_env().clone() })
     }
 }
 
 /// An authorized plan with all it needs to run. It holds what it reads until it is dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct ReadyPlan {
+pub(crate) struct RunnablePlan {
     plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
 }
 
-impl ReadyPlan {
+impl RunnablePlan {
     /// The operators, for their schema and statistics.
     pub(crate) fn plan(&self) -> &Arc<dyn ExecutionPlan> {
         &self.plan
     }
 
     /// The same rows in several partitions that can be read one by one, if the plan allows it.
-    pub(crate) fn shared(&self, shares_max: usize, rows_min: usize) -> Result<Option<ReadyPlan>> {
+    pub(crate) fn shared(&self, shares_max: usize, rows_min: usize) -> Result<Option<RunnablePlan>> {
         let shared = crate::scan::share(&self.plan, shares_max, rows_min)?;
-        Ok(shared.map(|plan| ReadyPlan { plan, context: Arc::clone(&self.context) }))
+        Ok(shared.map(|plan| RunnablePlan { plan, ..self.clone() }))
     }
 
-    /// Runs it. Operators keep state, so that this is done once.
+    /// Runs it, on a task of its own. Operators keep state, so that this is done once.
     pub(crate) fn stream(&self) -> Result<BatchStream> {
-        let stream = execute_stream(Arc::clone(&self.plan), Arc::clone(&self.context))?;
-        Ok(stream.map_err(Error::from).boxed())
+        super::interrupt::run(&self.plan, None, &self.config, &self.runtime)
     }
 
-    /// Runs one partition of a plan that [`ReadyPlan::shared`] made, as often as anybody asks.
+    /// Runs one partition of a plan that [`RunnablePlan::shared`] made, as often as anybody asks.
     pub(crate) fn stream_of(&self, partition: usize) -> Result<BatchStream> {
-        let stream = self.plan.execute(partition, Arc::clone(&self.context))?;
-        Ok(stream.map_err(Error::from).boxed())
+        super::interrupt::run(&self.plan, Some(partition), &self.config, &self.runtime)
     }
 }

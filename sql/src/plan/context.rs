@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, SchemaRef};
 use base::{CommitTs, SqlState};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::view::ViewTable;
@@ -18,11 +18,12 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF};
+use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility, WindowUDF};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast::{self, Visit, VisitMut, Visitor, VisitorMut};
 
+use super::cache::{Notes, Slot};
 use super::functions::{FunctionScope, session_functions};
 use super::relation::{TimeTravel, system_time};
 use super::{fold, parse_query};
@@ -59,6 +60,10 @@ pub(crate) struct Scope {
     pub(crate) param_types: Arc<Vec<Option<FieldRef>>>,
     /// What the scans of the statement report to.
     pub(crate) progress: Arc<Progress>,
+    /// Where a prepared statement keeps its plan.
+    pub(crate) slot: Option<Arc<Slot>>,
+    /// What planning finds out.
+    pub(crate) notes: Arc<Notes>,
 }
 
 /// DataFusion's state for one statement: cloning it costs more than a point statement takes, so it waits until it is needed.
@@ -210,10 +215,15 @@ pub(super) struct Core {
     /// Moments named by AT, evaluated and pinned before planning: expression text → scope there.
     pub(super) moments: Arc<HashMap<String, (Arc<Catalog>, Reader)>>,
     overrides: Overrides,
+    /// What [`ROWS`] stands for.
+    pub(super) rows: Option<LogicalPlan>,
     /// System columns can be named.
     hidden: bool,
     depth: usize,
 }
+
+/// The name of the rows that RETURNING is about.
+pub(crate) const ROWS: &str = "__returning";
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,14 +244,32 @@ impl Binder {
 
     /// A binder where some names mean given rows.
     pub(crate) fn with(scope: &Scope, overrides: Overrides, hidden: bool) -> Self {
-        Self::from_core(Core { scope: scope.clone(), moments: Arc::default(), overrides, hidden, depth: 0 })
+        Self::from_core(Core { scope: scope.clone(), moments: Arc::default(), overrides, rows: None, hidden, depth: 0 })
+    }
+
+    /// A binder for a query over given rows, which it calls [`ROWS`].
+    pub(crate) async fn for_rows(scope: &Scope, query: &mut ast::Query, rows: LogicalPlan) -> Result<Self> {
+        Self::bind(scope, query, Overrides::default(), Some(rows), false).await
     }
 
     /// A binder for a query: pins the moments it names. `hidden` exposes system columns in any case.
     pub(crate) async fn for_query(scope: &Scope, query: &mut ast::Query, overrides: Overrides, hidden: bool) -> Result<Self> {
+        Self::bind(scope, query, overrides, None, hidden).await
+    }
+
+    async fn bind(
+        scope: &Scope,
+        query: &mut ast::Query,
+        overrides: Overrides,
+        rows: Option<LogicalPlan>,
+        hidden: bool,
+    ) -> Result<Self> {
         let mut seen = Seen::default();
         seen.query(scope, query)?;
         let hidden = hidden || seen.hidden;
+        if !seen.moments.is_empty() {
+            scope.notes.single();
+        }
         let mut moments = HashMap::new();
         for (text, expr) in seen.moments {
             let ts = moment(scope, expr)?;
@@ -253,7 +281,7 @@ impl Binder {
             let catalog = scope.engine().catalog.of(store, &snapshot).await?;
             moments.insert(text, (catalog, Reader::Snapshot(snapshot)));
         }
-        let binder = Self::from_core(Core { scope: scope.clone(), moments: Arc::new(moments), overrides, hidden, depth: 0 });
+        let binder = Self::from_core(Core { scope: scope.clone(), moments: Arc::new(moments), overrides, rows, hidden, depth: 0 });
         binder.prepare(query)?;
         Ok(binder)
     }
@@ -353,6 +381,49 @@ fn fill(expr: Expr, params: &[ScalarValue]) -> DataFusionResult<Expr> {
     .map(|transformed| transformed.data)
 }
 
+/// Whether an argument has the same value in every execution.
+fn is_lasting(arg: &Expr) -> DataFusionResult<bool> {
+    use datafusion::common::tree_node::TreeNode;
+    let passing = arg.exists(|expr| {
+        Ok(match expr {
+            Expr::Placeholder(_) => true,
+            Expr::ScalarFunction(function) => function.func.signature().volatility != Volatility::Immutable,
+            _ => false,
+        })
+    })?;
+    Ok(!passing)
+}
+
+/// What a series wants at a place where a parameter stands, given the types of its other arguments.
+fn expected(at: usize, types: &[Option<DataType>]) -> DataType {
+    let end = types.iter().take(2).flatten().next();
+    let moments = end.is_some_and(DataType::is_temporal);
+    match end {
+        Some(end) if at < 2 => end.clone(),
+        Some(_) if moments => DataType::Interval(IntervalUnit::MonthDayNano),
+        _ => DataType::Int64,
+    }
+}
+
+/// While preparing, a table function's parameter is NULL of its type, which is noted because the plan does not show it.
+fn stand_in(expr: Expr, data_type: &DataType, scope: &Scope) -> DataFusionResult<Expr> {
+    use datafusion::common::tree_node::{Transformed, TreeNode};
+    expr.transform_up(|expr| match &expr {
+        Expr::Placeholder(placeholder) => {
+            let field = match &placeholder.field {
+                Some(field) => field.clone(),
+                None => Arc::new(Field::new(&placeholder.id, data_type.clone(), true)),
+            };
+            if let Some(at) = placeholder.id[1..].parse::<usize>().ok().and_then(|at| at.checked_sub(1)) {
+                scope.notes.learn(at, field.clone());
+            }
+            Ok(Transformed::yes(Expr::Literal(ScalarValue::try_from(field.data_type())?, None)))
+        }
+        _ => Ok(Transformed::no(expr)),
+    })
+    .map(|transformed| transformed.data)
+}
+
 pub(super) fn parser_options() -> ParserOptions {
     ParserOptions::new()
         .with_parse_float_as_decimal(true)
@@ -365,6 +436,12 @@ pub(super) fn parser_options() -> ParserOptions {
 /// Evaluates the moment of an AT; `None` while its parameters are unknown.
 fn moment(scope: &Scope, expr: ast::Expr) -> Result<Option<CommitTs>> {
     if scope.params.is_none() && has_placeholder(&expr) {
+        if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Placeholder(name), .. }) = &expr
+            && let Some(at) = name.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+        {
+            let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some(Arc::from("UTC")));
+            scope.notes.learn(at, Arc::new(Field::new(name, utc, true)));
+        }
         return Ok(None);
     }
     let value = Binder::plain(scope).constant(expr)?;
@@ -461,7 +538,7 @@ impl Core {
     /// The same at another moment.
     pub(super) fn at(&self, catalog: Arc<Catalog>, reader: Reader) -> Core {
         let scope = Scope { catalog, reader, ..self.scope.clone() };
-        Core { scope, moments: self.moments.clone(), overrides: Overrides::default(), hidden: self.hidden, depth: self.depth }
+        Core { scope, moments: self.moments.clone(), overrides: Overrides::default(), rows: None, hidden: self.hidden, depth: self.depth }
     }
 
     /// Finds what a name means.
@@ -481,6 +558,7 @@ impl Core {
             if is_virtual_schema(schema) {
                 let table = information_schema::provider(&self.scope, schema, name)?
                     .ok_or_else(|| crate::error::undefined_table(&format!("{schema}.{name}"), information_schema::names(schema)))?;
+                self.scope.notes.single();
                 return Ok(provider_as_source(table));
             }
         }
@@ -490,12 +568,16 @@ impl Core {
                 Ok(provider_as_source(Arc::new(table)))
             }
             Some(Relation::View(view)) => Ok(provider_as_source(Arc::new(ViewTable::new(self.view(view)?, Some(view.query.clone()))))),
-            Some(Relation::Sequence(sequence)) => Ok(provider_as_source(information_schema::sequence(&self.scope, sequence)?)),
+            Some(Relation::Sequence(sequence)) => {
+                self.scope.notes.single();
+                Ok(provider_as_source(information_schema::sequence(&self.scope, sequence)?))
+            }
             Some(Relation::Index(index)) => {
                 Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is an index", index.def.name)))
             }
             None => {
                 if reference.schema().is_none() {
+                    self.scope.notes.single();
                     // Names of the system catalog need no schema, as in PostgreSQL.
                     if let Some(table) = information_schema::provider(&self.scope, PG_CATALOG, name)? {
                         return Ok(provider_as_source(table));
@@ -525,6 +607,7 @@ impl Core {
             scope,
             moments: self.moments.clone(),
             overrides: Overrides::default(),
+            rows: None,
             hidden: seen.hidden,
             depth: self.depth + 1,
         });
@@ -695,12 +778,19 @@ impl ContextProvider for Binder {
             .build();
         let simplifier = ExprSimplifier::new(context);
         let schema = DFSchema::empty();
+        let types: Vec<Option<DataType>> =
+            args.iter().map(|arg| if matches!(arg, Expr::Placeholder(_)) { None } else { arg.get_type(&schema).ok() }).collect();
         let args = args
             .into_iter()
-            .map(|arg| {
+            .enumerate()
+            .map(|(at, arg)| {
+                // The table is made here, from values: a plan with it is good for this execution.
+                if !is_lasting(&arg)? {
+                    self.core.scope.notes.single();
+                }
                 let arg = match &self.core.scope.params {
                     Some(params) => fill(arg, params)?,
-                    None => arg,
+                    None => stand_in(arg, &expected(at, &types), &self.core.scope)?,
                 };
                 simplifier.simplify(simplifier.coerce(arg, &schema)?)
             })

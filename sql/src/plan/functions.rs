@@ -79,6 +79,33 @@ fn length(values: &[ColumnarValue]) -> usize {
         .unwrap_or(1)
 }
 
+/// Names of the functions that [`session_functions`] makes.
+const NAMES: [&str; 18] = [
+    "current_user",
+    "session_user",
+    "user",
+    "current_role",
+    "current_catalog",
+    "current_database",
+    "current_schema",
+    "version",
+    "pg_backend_pid",
+    "txid_current",
+    "pg_current_snapshot_ts",
+    "has_role",
+    "current_setting",
+    "nextval",
+    NEXT_IDENTITY,
+    "currval",
+    "lastval",
+    "setval",
+];
+
+/// Whether a function is made per statement.
+pub(super) fn is_session_function(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
 /// The session functions for one statement.
 pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
     let mut all = Vec::new();
@@ -188,30 +215,26 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
             Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(last))))
         }),
     ));
-    for arity in [2_usize, 3] {
-        if arity == 3 {
-            continue;
-        }
-        let at = scope.clone();
-        all.push(create_udf(
-            "setval",
-            vec![DataType::Utf8, DataType::Int64],
-            DataType::Int64,
-            Volatility::Volatile,
-            Arc::new(move |arguments: &[ColumnarValue]| {
-                let rows = length(arguments);
-                let names = text(&arguments[0], rows)?;
-                let values = cast(&arguments[1].clone().into_array(rows)?, &DataType::Int64)?;
-                let values = values.as_any().downcast_ref::<Int64Array>().cloned().unwrap_or_else(|| Int64Array::new_null(rows));
-                for row in 0..rows {
-                    let sequence = at.sequence(names.value(row))?;
-                    crate::ddl::sequence::set_blocking(&at.session, &sequence, values.value(row), true)?;
-                    at.session.note_sequence(sequence.id, values.value(row));
-                }
-                Ok(ColumnarValue::Array(Arc::new(values)))
-            }),
-        ));
-    }
+    let at = scope.clone();
+    all.push(create_udf(
+        "setval",
+        vec![DataType::Utf8, DataType::Int64],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(move |arguments: &[ColumnarValue]| {
+            let rows = length(arguments);
+            let names = text(&arguments[0], rows)?;
+            let values = cast(&arguments[1].clone().into_array(rows)?, &DataType::Int64)?;
+            let values = values.as_any().downcast_ref::<Int64Array>().cloned().unwrap_or_else(|| Int64Array::new_null(rows));
+            for row in 0..rows {
+                let sequence = at.sequence(names.value(row))?;
+                crate::ddl::sequence::set_blocking(&at.session, &sequence, values.value(row), true)?;
+                at.session.note_sequence(sequence.id, values.value(row));
+            }
+            Ok(ColumnarValue::Array(Arc::new(values)))
+        }),
+    ));
+    debug_assert!(all.iter().all(|function| is_session_function(function.name())), "NAMES lists every function of the session");
     all
 }
 

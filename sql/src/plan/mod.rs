@@ -1,26 +1,32 @@
 //! From a bound statement to rows: names against a catalog snapshot, DataFusion's logical and physical plans, and the stream.
 //!
 //! `Query → Binder → LogicalPlan → AuthorizedPlan → stream`. The [`Binder`] is our own `ContextProvider`, made for one
-//! statement: it pins what the statement reads. Nothing is registered anywhere, so nothing can be stale.
+//! statement: it pins what the statement reads. Nothing is registered anywhere, so nothing can be stale. A prepared statement
+//! keeps its plan ([`cache`]) and opens its tables anew.
 
 mod authorize;
 mod barrier;
+mod cache;
 mod client;
 mod context;
 mod expression;
 mod functions;
+mod interrupt;
 mod names;
 mod relation;
 mod state;
+mod subqueries;
 
 use sqlparser::ast;
 
-pub(crate) use authorize::{ReadyPlan, authorize};
+pub(crate) use authorize::{RunnablePlan, authorize};
+pub(crate) use cache::{Planning, ReadyPlan, Slot, Stage, ready};
 pub(crate) use client::{ClientForm, client_schema};
-pub(crate) use context::{Binder, LazyState, Overrides, Scope, relations_of};
+pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope, relations_of};
 pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};
 pub(crate) use functions::NEXT_IDENTITY;
 pub(crate) use state::base_state;
+pub(crate) use subqueries::SubqueryValues;
 
 use crate::Result;
 pub(crate) use crate::parse::fold;

@@ -1,4 +1,4 @@
-//! Time travel: `t AT(system_at => e)`, which every temporal spelling arrives as.
+//! Time travel: `t AT(system_at => e)`, which every temporal spelling arrives as. And the rows that RETURNING is about.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use sqlparser::ast::{self, TableFactor, TableVersion};
 
-use super::context::Core;
+use super::context::{Core, ROWS};
 use crate::parse::{TableModifiers, TimeRange};
 use crate::{Error, Result};
 
@@ -32,6 +32,11 @@ pub(super) fn system_time(version: &TableVersion) -> Result<ast::Expr> {
 
 impl RelationPlanner for TimeTravel {
     fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> DataFusionResult<RelationPlanning> {
+        if let (TableFactor::Table { name, alias: None, version: None, args: None, .. }, Some(rows)) = (&relation, &self.core.rows)
+            && matches!(name.0.as_slice(), [part] if part.as_ident().is_some_and(|ident| ident.value == ROWS))
+        {
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(rows.clone(), None))));
+        }
         let TableFactor::Table { name, alias, version: Some(version), args: None, .. } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };

@@ -32,8 +32,8 @@ pub(crate) fn base_state(options: &EngineOptions) -> Result<SessionState> {
     let state = SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)
-        .with_physical_optimizer_rules(super::barrier::physical_rules())
         .with_runtime_env(Arc::new(environment(options)?))
+        .with_physical_optimizer_rules(super::interrupt::physical_rules())
         .build();
     Ok(extend(state)?)
 }

@@ -7,5 +7,5 @@ mod pushed;
 mod share;
 
 pub(crate) use filter::one_row;
-pub(crate) use provider::{HIDDEN, LatticeTable};
+pub(crate) use provider::{HIDDEN, LatticeTable, Unread};
 pub(crate) use share::share;

@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Constraint, Constraints, ScalarValue, Statistics};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableSource, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use storage::{ScanSpec, SystemColumns, TableView};
 
@@ -38,61 +38,69 @@ pub(crate) enum ScanColumn {
 /// Names of the hidden columns that statements may select.
 pub(crate) const HIDDEN: &[&str] = &["_tx_from", "_tx_to", "_op", "_file", "_offset", "_row_ts", "_row_no"];
 
-/// One table at one moment.
-pub(crate) struct LatticeTable {
+/// A table as statements see it, at no particular moment.
+#[derive(Debug)]
+pub(crate) struct Shape {
     entry: Arc<TableEntry>,
-    view: TableView,
-    reader: Reader,
     schema: SchemaRef,
     columns: Vec<ScanColumn>,
     constraints: Option<Constraints>,
 }
 
+/// One table at one moment.
+pub(crate) struct LatticeTable {
+    shape: Arc<Shape>,
+    view: TableView,
+    reader: Reader,
+}
+
+/// A table of a plan that is kept for later executions: it cannot be read, and holds nothing in storage.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    shape: Arc<Shape>,
+}
+
+impl Unread {
+    /// The place of a table.
+    pub(crate) fn new(shape: Arc<Shape>) -> Self {
+        Self { shape }
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+}
+
+impl TableSource for Unread {
+    fn schema(&self) -> SchemaRef {
+        self.shape.schema.clone()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        self.shape.constraints.as_ref()
+    }
+}
+
 impl fmt::Debug for LatticeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LatticeTable({} at {})", self.entry.def.name, self.reader.ts())
+        write!(f, "LatticeTable({} at {})", self.shape.entry.def.name, self.reader.ts())
     }
 }
 
 impl LatticeTable {
     /// Opens a table. With `hidden`, the system columns follow the visible ones.
     pub(crate) fn new(entry: Arc<TableEntry>, reader: Reader, hidden: bool) -> Result<Self> {
-        let view = reader.view(&entry.stored)?;
-        let mut fields: Vec<Arc<Field>> = entry.arrow.fields().iter().cloned().collect();
-        let mut columns: Vec<ScanColumn> = entry.visible.iter().map(|&at| ScanColumn::Stored(at)).collect();
-        // The key makes rows unique to the planner (functional dependencies of GROUP BY).
-        let key: Vec<usize> = match &entry.def.primary_key {
-            Some(_) => entry.stored.key.iter().filter_map(|at| entry.visible.iter().position(|visible| visible == at)).collect(),
-            None => Vec::new(),
-        };
-        let constraints = (!key.is_empty()).then(|| Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]));
-        if hidden {
-            let time = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
-            for (column, field) in [
-                (ScanColumn::TxFrom, Field::new("_tx_from", time.clone(), false)),
-                (ScanColumn::TxTo, Field::new("_tx_to", time, true)),
-                (ScanColumn::Op, Field::new("_op", DataType::Utf8, false)),
-                (ScanColumn::File, Field::new("_file", DataType::UInt64, false)),
-                (ScanColumn::Offset, Field::new("_offset", DataType::UInt32, false)),
-            ] {
-                columns.push(column);
-                fields.push(Arc::new(field));
-            }
-            for (at, column) in entry.def.columns.iter().enumerate().filter(|(_, column)| column.is_hidden()) {
-                columns.push(ScanColumn::Stored(at));
-                fields.push(Arc::new(Field::new(&column.name, DataType::Int64, false)));
-            }
-        }
-        let schema = Arc::new(Schema::new(fields));
-        Ok(Self { entry, view, reader, schema, columns, constraints })
+        Self::open(Arc::new(Shape::new(entry, hidden)), reader)
     }
 
-    fn locate(&self, name: &str) -> Option<(usize, DataType)> {
-        let at = self.schema.fields().iter().position(|field| field.name() == name)?;
-        match self.columns[at] {
-            ScanColumn::Stored(position) => Some((position, self.schema.field(at).data_type().clone())),
-            _ => None,
-        }
+    /// Opens a table of a kept plan.
+    pub(crate) fn open(shape: Arc<Shape>, reader: Reader) -> Result<Self> {
+        let view = reader.view(&shape.entry.stored)?;
+        Ok(Self { shape, view, reader })
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
     }
 
     fn statistics_of(&self, columns: &[ScanColumn]) -> Statistics {
@@ -133,17 +141,17 @@ impl LatticeTable {
 
     fn width(&self, column: ScanColumn) -> usize {
         match column {
-            ScanColumn::Stored(position) => self.entry.types[position].data_type().primitive_width().unwrap_or(24),
+            ScanColumn::Stored(position) => self.shape.entry.types[position].data_type().primitive_width().unwrap_or(24),
             _ => 8,
         }
     }
 
     /// How to reach the rows that can pass the filters.
     fn access(&self, tests: &[filter::Test], target: usize) -> DataFusionResult<Access> {
-        if let Some(keys) = filter::primary_keys(&self.entry, tests) {
+        if let Some(keys) = filter::primary_keys(&self.shape.entry, tests) {
             return Ok(Access::Keys(keys));
         }
-        if let Some(choice) = filter::index(&self.entry, tests) {
+        if let Some(choice) = filter::index(&self.shape.entry, tests) {
             let rows = self.view.row_count().rows;
             let whole = choice.index.def.unique && choice.columns == choice.index.positions.len();
             let distinct = choice.index.positions[..choice.columns]
@@ -157,6 +165,46 @@ impl LatticeTable {
             }
         }
         Ok(Access::Partitions(self.view.partitions(target.max(1))))
+    }
+}
+
+impl Shape {
+    fn new(entry: Arc<TableEntry>, hidden: bool) -> Self {
+        let mut fields: Vec<Arc<Field>> = entry.arrow.fields().iter().cloned().collect();
+        let mut columns: Vec<ScanColumn> = entry.visible.iter().map(|&at| ScanColumn::Stored(at)).collect();
+        // The key makes rows unique to the planner (functional dependencies of GROUP BY).
+        let key: Vec<usize> = match &entry.def.primary_key {
+            Some(_) => entry.stored.key.iter().filter_map(|at| entry.visible.iter().position(|visible| visible == at)).collect(),
+            None => Vec::new(),
+        };
+        let constraints = (!key.is_empty()).then(|| Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]));
+        if hidden {
+            let time = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
+            for (column, field) in [
+                (ScanColumn::TxFrom, Field::new("_tx_from", time.clone(), false)),
+                (ScanColumn::TxTo, Field::new("_tx_to", time, true)),
+                (ScanColumn::Op, Field::new("_op", DataType::Utf8, false)),
+                (ScanColumn::File, Field::new("_file", DataType::UInt64, false)),
+                (ScanColumn::Offset, Field::new("_offset", DataType::UInt32, false)),
+            ] {
+                columns.push(column);
+                fields.push(Arc::new(field));
+            }
+            for (at, column) in entry.def.columns.iter().enumerate().filter(|(_, column)| column.is_hidden()) {
+                columns.push(ScanColumn::Stored(at));
+                fields.push(Arc::new(Field::new(&column.name, DataType::Int64, false)));
+            }
+        }
+        let schema = Arc::new(Schema::new(fields));
+        Self { entry, schema, columns, constraints }
+    }
+
+    fn locate(&self, name: &str) -> Option<(usize, DataType)> {
+        let at = self.schema.fields().iter().position(|field| field.name() == name)?;
+        match self.columns[at] {
+            ScanColumn::Stored(position) => Some((position, self.schema.field(at).data_type().clone())),
+            _ => None,
+        }
     }
 }
 
@@ -177,11 +225,11 @@ fn is_whole_range(statistics: &ColumnStatistics) -> bool {
 #[async_trait]
 impl TableProvider for LatticeTable {
     fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        self.shape.schema.clone()
     }
 
     fn constraints(&self) -> Option<&Constraints> {
-        self.constraints.as_ref()
+        self.shape.constraints.as_ref()
     }
 
     fn table_type(&self) -> TableType {
@@ -189,11 +237,11 @@ impl TableProvider for LatticeTable {
     }
 
     fn statistics(&self) -> Option<Statistics> {
-        Some(self.statistics_of(&self.columns))
+        Some(self.statistics_of(&self.shape.columns))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        let locate = |name: &str| self.locate(name);
+        let locate = |name: &str| self.shape.locate(name);
         Ok(filters
             .iter()
             .map(|filter| {
@@ -209,11 +257,11 @@ impl TableProvider for LatticeTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let all: Vec<usize> = (0..self.shape.columns.len()).collect();
         let projection = projection.unwrap_or(&all);
-        let columns: Vec<ScanColumn> = projection.iter().map(|&at| self.columns[at]).collect();
-        let schema = Arc::new(self.schema.project(projection)?);
-        let tests = filter::tests(filters, &|name| self.locate(name));
+        let columns: Vec<ScanColumn> = projection.iter().map(|&at| self.shape.columns[at]).collect();
+        let schema = Arc::new(self.shape.schema.project(projection)?);
+        let tests = filter::tests(filters, &|name| self.shape.locate(name));
         self.view.load_statistics().await.map_err(Error::classified)?;
         let access = self.access(&tests, state.config().target_partitions())?;
 
@@ -228,7 +276,7 @@ impl TableProvider for LatticeTable {
         );
         if columns.is_empty() {
             // A batch without columns has no length of its own.
-            spec.columns.push(self.entry.stored.key[0]);
+            spec.columns.push(self.shape.entry.stored.key[0]);
         }
         spec.system = SystemColumns {
             tx_from: columns.contains(&ScanColumn::TxFrom),
@@ -241,7 +289,7 @@ impl TableProvider for LatticeTable {
         spec.limit = limit.filter(|_| filters.is_empty());
         let statistics = self.statistics_of(&columns);
         let statistics = if filters.is_empty() { statistics } else { statistics.to_inexact() };
-        let scan = ScanExec::new(self.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics);
+        let scan = ScanExec::new(self.shape.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics);
         if let Some(progress) = state.config().get_extension::<Progress>() {
             progress.expect(scan.rows() as u64);
         }

@@ -19,10 +19,10 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use sqlparser::ast;
 
-use super::{Prepared, Session, SessionInner, check_params, conform, place};
+use super::{Given, Prepared, Session, SessionInner, check_params, conform, place};
 use crate::door::{Params, Rows, TransactionId};
 use crate::parse::statement::StatementAst;
-use crate::plan::{Binder, ClientForm, Overrides, ReadyPlan, Scope, authorize};
+use crate::plan::{Binder, ClientForm, Overrides, Planning, RunnablePlan, Scope, authorize};
 use crate::progress::Progress;
 use crate::queries::Stage;
 use crate::transaction::Reader;
@@ -63,8 +63,8 @@ pub struct Opened {
 enum Content {
     /// One row by its key was cheaper to read than to plan.
     Read(Vec<RecordBatch>),
-    Whole { plan: ReadyPlan, taken: AtomicBool, rows: Option<usize> },
-    Shared { plan: ReadyPlan, shares: usize },
+    Whole { plan: RunnablePlan, taken: AtomicBool, rows: Option<usize> },
+    Shared { plan: RunnablePlan, shares: usize },
 }
 
 impl std::fmt::Debug for Opened {
@@ -139,10 +139,14 @@ impl SessionInner {
         scope: &Scope,
         query: &ast::Query,
         announced: Option<SchemaRef>,
-    ) -> Result<(ReadyPlan, ClientForm)> {
-        let mut query = query.clone();
-        let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
-        let plan = authorize(binder.query(query)?, &self.principal)?.ready(scope.state()).await?;
+    ) -> Result<(RunnablePlan, ClientForm)> {
+        let mut planning = Planning::of(scope)?;
+        while let Some(inner) = planning.wants() {
+            let mut query = query.clone();
+            let binder = Binder::for_query(&inner, &mut query, Overrides::default(), false).await?;
+            planning.give(binder.query(query)?)?;
+        }
+        let plan = authorize(planning.done()?, &self.principal)?.runnable(scope.state()).await?;
         let form = ClientForm::of(&plan.plan().schema());
         let form = match announced {
             Some(announced) if announced.fields().len() != form.schema().fields().len() => {
@@ -157,7 +161,7 @@ impl SessionInner {
 }
 
 /// How many rows a plan is known to give.
-pub(super) fn exact_rows(plan: &ReadyPlan) -> Result<Option<usize>> {
+pub(super) fn exact_rows(plan: &RunnablePlan) -> Result<Option<usize>> {
     Ok(match plan.plan().partition_statistics(None)?.num_rows {
         datafusion::common::stats::Precision::Exact(rows) => Some(rows),
         _ => None,
@@ -193,8 +197,8 @@ impl Session {
             let StatementAst::Query(query) = &statement.kind else {
                 return Err(Error::internal("a statement that is no query cannot be opened"));
             };
-            let values = check_params(statement, values)?;
-            let (scope, moment) = self.scope_at(transaction, options.at, values).await?;
+            check_params(statement, &values)?;
+            let (scope, moment) = self.scope_at(transaction, options.at, Given::to(prepared, values)).await?;
             let scope = Scope { progress: ticket.progress(), ..scope };
             let announced = prepared.result_schema.clone();
             if let Some(rows) = crate::fast::query(&scope, query, announced.as_ref()).await? {
@@ -234,13 +238,13 @@ impl Session {
         &self,
         transaction: Option<TransactionId>,
         at: Option<Moment>,
-        values: Vec<datafusion::common::ScalarValue>,
+        given: Given,
     ) -> Result<(Scope, Option<Moment>)> {
         let session = &self.inner;
         if let Some(txn) = session.transaction(transaction)? {
             session.check_idle(&txn)?;
             txn.check()?;
-            return Ok((session.scope(Some(&txn), Some(values)).await?, None));
+            return Ok((session.scope(Some(&txn), Some(given)).await?, None));
         }
         let store = &session.engine.store;
         let moment = at.unwrap_or_else(|| self.newest());
@@ -252,6 +256,6 @@ impl Session {
             .ok_or_else(|| Error::state(SqlState::INVALID_CURSOR_NAME, "the result's moment is out of range"))?;
         let snapshot = store.snapshot_at(moment.snapshot).await.map_err(Error::classified)?;
         let catalog = session.engine.catalog.of(store, &snapshot).await?;
-        Ok((session.scope_over(Reader::Snapshot(snapshot), None, catalog, now, Some(values)), Some(moment)))
+        Ok((session.scope_over(Reader::Snapshot(snapshot), None, catalog, now, Some(given)), Some(moment)))
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use base::SqlState;
 use futures::StreamExt;
 
-use super::{Prepared, Session};
+use super::{Given, Prepared, Session};
 use crate::door::{Outcome, PrepareOptions, TransactionId};
 use crate::parse::statement::{self as st, Statement, StatementAst};
 use crate::progress::Progress;
@@ -164,7 +164,7 @@ impl Session {
         progress: &Arc<Progress>,
     ) -> Result<Outcome> {
         let inner = &self.inner;
-        let run = |handle| inner.execute(statement, Vec::new(), handle, None, progress.clone());
+        let run = |handle| inner.execute(statement, Given::default(), handle, None, progress.clone());
         if transaction.is_some() || inner.current.lock().is_some() {
             return run(transaction).await;
         }

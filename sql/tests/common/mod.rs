@@ -8,23 +8,23 @@ use lattice_sql::{Engine, EngineOptions, Error, Outcome, Session, SessionOptions
 use storage::{Store, StoreOptions};
 
 /// An engine and the folder it lives in.
-pub struct World {
-    pub engine: Engine,
-    pub store: Store,
-    pub folder: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) store: Store,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl World {
-    pub async fn new() -> World {
+    pub(crate) async fn new() -> World {
         World::with(EngineOptions::default()).await
     }
 
-    pub async fn with(options: EngineOptions) -> World {
+    pub(crate) async fn with(options: EngineOptions) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         World::open(folder, options).await
     }
 
-    pub async fn open(folder: tempfile::TempDir, options: EngineOptions) -> World {
+    pub(crate) async fn open(folder: tempfile::TempDir, options: EngineOptions) -> World {
         let mut store_options = StoreOptions::new(folder.path().join("data"));
         store_options.lock_timeout_ms = 2_000;
         let store = Store::open(runtime::Runtime::real(), store_options).await.expect("the store opens");
@@ -33,7 +33,7 @@ impl World {
     }
 
     /// Closes and opens again.
-    pub async fn restart(self) -> World {
+    pub(crate) async fn restart(self) -> World {
         self.engine.shutdown().await;
         self.store.shutdown().await.expect("the store closes");
         let World { engine, store, folder } = self;
@@ -42,17 +42,17 @@ impl World {
         World::open(folder, EngineOptions::default()).await
     }
 
-    pub fn admin(&self) -> Session {
+    pub(crate) fn admin(&self) -> Session {
         self.engine.session(Principal::admin(), SessionOptions::default())
     }
 
-    pub fn user(&self, name: &str) -> Session {
+    pub(crate) fn user(&self, name: &str) -> Session {
         self.engine.session(Principal::user(name), SessionOptions::default())
     }
 }
 
 /// Runs a script; panics on errors.
-pub async fn run(session: &Session, sql: &str) -> Vec<Outcome> {
+pub(crate) async fn run(session: &Session, sql: &str) -> Vec<Outcome> {
     match session.run(sql).await {
         Ok(outcomes) => outcomes,
         Err(error) => panic!("{sql}: {} {error} {:?}", error.sqlstate, error.detail),
@@ -60,7 +60,7 @@ pub async fn run(session: &Session, sql: &str) -> Vec<Outcome> {
 }
 
 /// The error of a script.
-pub async fn fails(session: &Session, sql: &str) -> Error {
+pub(crate) async fn fails(session: &Session, sql: &str) -> Error {
     match try_all(session, sql).await {
         Ok(rows) => panic!("{sql} should fail, gave {rows:?}"),
         Err(error) => error,
@@ -79,7 +79,7 @@ async fn try_all(session: &Session, sql: &str) -> Result<Vec<String>, Error> {
 }
 
 /// The rows of the last statement, each as `a|b|c`; NULL is `∅`.
-pub async fn rows(session: &Session, sql: &str) -> Vec<String> {
+pub(crate) async fn rows(session: &Session, sql: &str) -> Vec<String> {
     match try_all(session, sql).await {
         Ok(rows) => rows,
         Err(error) => panic!("{sql}: {} {error} {:?}", error.sqlstate, error.detail),
@@ -87,7 +87,7 @@ pub async fn rows(session: &Session, sql: &str) -> Vec<String> {
 }
 
 /// Rows as text.
-pub fn text(batches: &[RecordBatch]) -> Vec<String> {
+pub(crate) fn text(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("∅");
     let mut lines = Vec::new();
     for batch in batches {
