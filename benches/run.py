@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import duckdb
@@ -84,6 +83,20 @@ class Postgres:
     def __exit__(self, *_exc):
         self.run("pg_ctl", "-D", str(self.path / "data"), "-m", "immediate", "stop")
 
+    def pgbench(self, script: str, clients: int, seconds: float) -> tuple[int, float, float]:
+        """Runs a script with PostgreSQL's own load generator: transactions, median and 95th percentile in seconds."""
+        logs = pathlib.Path(tempfile.mkdtemp(dir=self.path))
+        (logs / "script.sql").write_text(script)
+        for path in (logs, logs / "script.sql"):
+            path.chmod(0o777)
+        host = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "bench"]
+        load = ["-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, os.cpu_count() or 1)), "-T", f"{seconds:.0f}"]
+        self.run("pgbench", *host, *load, "-f", str(logs / "script.sql"), "-l", f"--log-prefix={logs}/log", "postgres")
+        lines = [line.split() for log in logs.glob("log*") for line in log.read_text().splitlines()]
+        latencies = sorted(int(fields[2]) / 1e6 for fields in lines)
+        shutil.rmtree(logs)
+        return len(latencies), percentile(latencies, 0.5), percentile(latencies, 0.95)
+
     def connect(self, autocommit: bool = True):
         import psycopg
 
@@ -94,14 +107,24 @@ class Postgres:
             return connection.execute("show server_version").fetchone()[0].split()[0]
 
 
-class Engine:
-    """The engine in a process of its own, without the wire: `lattice measure` on a copy of a stopped server's folder."""
+class Measure:
+    """`lattice measure`: a client that costs little itself. It asks a server, or opens a database in its own process, which
+    shows what the engine does without the wire."""
 
-    def __init__(self, source: pathlib.Path, path: pathlib.Path, binary: str):
-        shutil.copytree(source, path)
-        command = [binary, "measure", "--data", str(path), "--log-level", "error"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, binary: str, *args: str):
+        self.process = subprocess.Popen([binary, "measure", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answer()
+
+    @classmethod
+    def server(cls, binary: str, server: lattice.Server) -> "Measure":
+        return cls(binary, "--at", server.uri)
+
+    @classmethod
+    def engine(cls, binary: str, source: pathlib.Path) -> "Measure":
+        """On a copy of a stopped server's folder."""
+        copy = source.with_name(source.name + "-engine")
+        shutil.copytree(source, copy)
+        return cls(binary, "--data", str(copy))
 
     def answer(self) -> str:
         line = self.process.stdout.readline()
@@ -156,7 +179,7 @@ def bench_tpch(options) -> None:
             for table in lattice.TABLES:
                 lattice.load_table(connection, table, files)
         server.stop()
-        engine = stack.enter_context(Engine(path / "data", path / "engine", options.binary))
+        engine = stack.enter_context(Measure.engine(options.binary, path / "data"))
         server.start()
         connection = server.connect()
         native, parquet = duckdb.connect(str(path / "duck.db")), duckdb.connect()
@@ -264,45 +287,6 @@ def bench_load_lineitem(options) -> None:
     finish("load_lineitem", rows, options, {"postgres": postgres_version})
 
 
-def drive(clients: int, seconds: float, connect, work) -> tuple[list[float], float]:
-    """Runs `work(connection, rng)` from that many connections for a while; latencies and operations per second."""
-    latencies: list[list[float]] = [[] for _ in range(clients)]
-    errors: list[Exception] = []
-    gate, stop = threading.Barrier(clients + 1), threading.Event()
-
-    def client(index: int) -> None:
-        rng = random.Random(index)
-        try:
-            with contextlib.closing(connect()) as connection:
-                step = work(connection, rng, index)
-                for _ in range(5):
-                    step()
-                gate.wait()
-                while not stop.is_set():
-                    begun = time.perf_counter()
-                    step()
-                    latencies[index].append(time.perf_counter() - begun)
-        except Exception as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-            gate.abort()
-
-    threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
-    for thread in threads:
-        thread.start()
-    with contextlib.suppress(threading.BrokenBarrierError):
-        gate.wait(120)
-    begun = time.perf_counter()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    elapsed = time.perf_counter() - begun
-    if errors:
-        raise errors[0]
-    flat = sorted(latency for own in latencies for latency in own)
-    return flat, len(flat) / elapsed
-
-
 def percentile(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(len(values) * share))]
 
@@ -317,7 +301,7 @@ def bench_point_read(options) -> None:
     keys = pa.array(range(POINT_ROWS), pa.int64())
     table = pa.table({"id": keys, "body": pa.array([f"value {i:012}" for i in range(POINT_ROWS)])})
     ddl = "create table kv (id bigint primary key, body text not null)"
-    rows: list[dict] = []
+    sql = "select body from kv where id = $1"
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(folder())
         server = stack.enter_context(lattice.Server(path / "data", options.binary))
@@ -327,99 +311,81 @@ def bench_point_read(options) -> None:
             with connection.cursor() as cursor:
                 cursor.adbc_ingest("kv", table.to_reader(lattice.ROWS_PER_BATCH), mode="append")
         server.stop()
-        engine = stack.enter_context(Engine(path / "data", path / "engine", options.binary))
+        engine = stack.enter_context(Measure.engine(options.binary, path / "data"))
         server.start()
+        wire = stack.enter_context(Measure.server(options.binary, server))
         with postgres.connect() as connection:
             connection.execute(ddl)
             connection.execute(f"insert into kv select g, 'value ' || lpad(g::text, 12, '0') from generate_series(0, {POINT_ROWS - 1}) g")
             connection.execute("vacuum analyze kv")
+        script = f"\\set key random(0, {POINT_ROWS - 1})\nselect body from kv where id = :key;\n"
 
-        def over_flight(connection, rng, _index):
-            cursor = connection.cursor()
-            sql = "select body from kv where id = ?"
-            cursor.adbc_prepare(sql)
+        def over_adbc(clients: int, seconds: float) -> tuple[int, float, float]:
+            latencies, rng, until = [], random.Random(clients), time.monotonic() + seconds
+            with server.connect() as connection, connection.cursor() as cursor:
+                cursor.adbc_prepare("select body from kv where id = ?")
+                while time.monotonic() < until:
+                    key, begun = rng.randrange(POINT_ROWS), time.perf_counter()
+                    cursor.execute("select body from kv where id = ?", (key,))
+                    found = cursor.fetchone()[0]
+                    latencies.append(time.perf_counter() - begun)
+                    if found != f"value {key:012}":
+                        raise AssertionError(f"key {key}: {found}")
+            latencies.sort()
+            return len(latencies), percentile(latencies, 0.5), percentile(latencies, 0.95)
 
-            def step():
-                key = rng.randrange(POINT_ROWS)
-                cursor.execute(sql, (key,))
-                assert cursor.fetchone()[0] == f"value {key:012}"
-
-            return step
-
-        def over_postgres(connection, rng, _index):
-            def step():
-                key = rng.randrange(POINT_ROWS)
-                found = connection.execute("select body from kv where id = %s", (key,), prepare=True).fetchone()
-                assert found[0] == f"value {key:012}"
-
-            return step
-
-        subjects = {"lattice_flight": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
-        figures: dict[tuple, list[float]] = {}
-        for _ in range(options.repeat):
-            for clients in (1, 16):
-                for name, (connect, work) in subjects.items():
-                    latencies, rate = drive(clients, options.seconds, connect, work)
-                    say(f"{name:<16} {clients:>3} clients {rate:>10,.0f} reads/s  p50 {percentile(latencies, 0.5) * 1e3:.2f} ms")
-                    figures.setdefault((f"p50_c{clients}", name, "s"), []).append(percentile(latencies, 0.5))
-                    figures.setdefault((f"p95_c{clients}", name, "s"), []).append(percentile(latencies, 0.95))
-                    if clients == 16:
-                        figures.setdefault(("tps_c16", name, "1/s"), []).append(rate)
-                sql = "select body from kv where id = $1"
-                count, median, p95 = engine.ask(f"read {clients} {options.seconds} {POINT_ROWS} {sql}")
-                say(f"{'lattice_engine':<16} {clients:>3} clients {count / options.seconds:>10,.0f} reads/s  p50 {median * 1e3:.2f} ms")
-                figures.setdefault((f"p50_c{clients}", "lattice_engine", "s"), []).append(median)
-                figures.setdefault((f"p95_c{clients}", "lattice_engine", "s"), []).append(p95)
-                if clients == 16:
-                    figures.setdefault(("tps_c16", "lattice_engine", "1/s"), []).append(count / options.seconds)
+        subjects = {
+            "lattice_flight": lambda clients, seconds: wire.ask(f"read {clients} {seconds} {POINT_ROWS} {sql}"),
+            "lattice_engine": lambda clients, seconds: engine.ask(f"read {clients} {seconds} {POINT_ROWS} {sql}"),
+            "postgres": lambda clients, seconds: postgres.pgbench(script, clients, seconds),
+        }
+        python = {"lattice_adbc": over_adbc}
+        rows = load(options, {1: subjects | python, 16: subjects}, "reads/s", ("p50_c1", "p95_c1", "p50_c16", "p95_c16", "tps_c16"))
         versions = {"postgres": postgres.version()}
-    rows = [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
     finish("point_read", rows, options, versions)
 
 
 def bench_commit(options) -> None:
     """Transactions that insert one row each, durable before the answer, from 1, 16 and 64 connections."""
     ddl = "create table log (client bigint, n bigint, body text, primary key (client, n))"
-    with folder() as path, lattice.Server(path / "data", options.binary) as server, Postgres(path) as postgres:
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(folder())
+        server = stack.enter_context(lattice.Server(path / "data", options.binary))
+        postgres = stack.enter_context(Postgres(path))
         with server.connect() as connection:
             lattice.execute(connection, ddl)
         with postgres.connect() as connection:
             connection.execute(ddl)
-        first = iter(range(0, 1 << 40, 1 << 20))
-
-        def over_flight(connection, _rng, index):
-            cursor, state = connection.cursor(), [next(first)]
-            sql = "insert into log values (?, ?, ?)"
-
-            def step():
-                state[0] += 1
-                cursor.execute(sql, (index, state[0], "a row of ordinary length, about sixty characters of text"))
-
-            return step
-
-        def over_postgres(connection, _rng, index):
-            state = [next(first)]
-
-            def step():
-                state[0] += 1
-                values = (index, state[0], "a row of ordinary length, about sixty characters of text")
-                connection.execute("insert into log values (%s, %s, %s)", values, prepare=True)
-
-            return step
-
-        subjects = {"lattice": (server.connect, over_flight), "postgres": (postgres.connect, over_postgres)}
-        figures: dict[tuple, list[float]] = {}
-        for _ in range(options.repeat):
-            for clients in (1, 16, 64):
-                for name, (connect, work) in subjects.items():
-                    latencies, rate = drive(clients, options.seconds, connect, work)
-                    say(f"{name:<10} {clients:>3} clients {rate:>10,.0f} commits/s  p95 {percentile(latencies, 0.95) * 1e3:.2f} ms")
-                    figures.setdefault((f"tps_c{clients}", name, "1/s"), []).append(rate)
-                    if clients == 64:
-                        figures.setdefault(("p95_c64", name, "s"), []).append(percentile(latencies, 0.95))
+            connection.execute("create sequence numbers cache 1000")
+        wire = stack.enter_context(Measure.server(options.binary, server))
+        body = "a row of ordinary length, about sixty characters of text here"
+        script = f"insert into log values (:client_id, nextval('numbers'), '{body}');\n"
+        subjects = {
+            "lattice": lambda clients, seconds: wire.ask(f"write {clients} {seconds} insert into log values ($1, $2, $3)"),
+            "postgres": lambda clients, seconds: postgres.pgbench(script, clients, seconds),
+        }
+        wanted = ("tps_c1", "tps_c16", "tps_c64", "p95_c64")
+        rows = load(options, {clients: subjects for clients in (1, 16, 64)}, "commits/s", wanted)
         versions = {"postgres": postgres.version()}
-    rows = [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
     finish("commit", rows, options, versions)
+
+
+def load(options, plan: dict[int, dict], unit: str, wanted: tuple) -> list[dict]:
+    """Runs every subject with every number of clients, interleaved, after one short run each to warm up. A subject takes
+    clients and seconds, and returns how many it did and the seconds of the median and of the 95th percentile."""
+    figures: dict[tuple, list[float]] = {}
+    for turn in range(options.repeat + 1):
+        for clients, subjects in plan.items():
+            for name, run in subjects.items():
+                count, median, p95 = run(clients, options.seconds if turn else 1)
+                if turn == 0:
+                    continue
+                rate = count / options.seconds
+                say(f"{name:<16} {clients:>3} clients {rate:>10,.0f} {unit}  p50 {median * 1e3:.2f} ms  p95 {p95 * 1e3:.2f} ms")
+                for figure, value, of in (("tps", rate, "1/s"), ("p50", median, "s"), ("p95", p95, "s")):
+                    if f"{figure}_c{clients}" in wanted:
+                        figures.setdefault((f"{figure}_c{clients}", name, of), []).append(value)
+    return [evidence.row(name, subject, unit, values) for (name, subject, unit), values in figures.items()]
 
 
 def finish(bench: str, rows: list[dict], options, versions: dict | None = None) -> None:

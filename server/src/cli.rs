@@ -28,7 +28,7 @@ enum Command {
     Check(Box<ServeArgs>),
     /// Run statements in this process, for benchmarks
     #[command(hide = true)]
-    Measure(Box<ServeArgs>),
+    Measure(Box<measure::MeasureArgs>),
     /// Copy the database, while its server runs, to a folder or an object store
     Backup(Box<backup::BackupArgs>),
     /// Make a new database from a backup

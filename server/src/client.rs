@@ -11,7 +11,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::client::{FlightSqlServiceClient, PreparedStatement};
 use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption};
 use arrow_flight::{FlightInfo, HandshakeRequest};
 use futures::stream::{self, BoxStream, Stream};
@@ -147,6 +147,12 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// A prepared statement of a session.
+#[derive(Debug)]
+pub struct Prepared {
+    statement: PreparedStatement<Channel>,
+}
+
 /// An open session.
 #[derive(Debug)]
 pub struct Client {
@@ -252,6 +258,26 @@ impl Client {
             Reply::Rows { schema, batches } => Ok((schema, batches.try_collect().await?)),
             Reply::Done { .. } => Ok((Arc::new(Schema::empty()), Vec::new())),
         }
+    }
+
+    /// Prepares a statement, to run it many times with values.
+    pub async fn prepare(&mut self, sql: &str) -> Result<Prepared, ClientError> {
+        let statement = self.inner.prepare(sql.to_owned(), None).await?;
+        Ok(Prepared { statement })
+    }
+
+    /// Runs a prepared query with one row of values.
+    pub async fn query(&mut self, prepared: &mut Prepared, values: RecordBatch) -> Result<Reply, ClientError> {
+        prepared.statement.set_parameters(values)?;
+        let info = prepared.statement.execute().await?;
+        self.reply(info).await
+    }
+
+    /// Runs a prepared statement that writes with one row of values; the number of rows it changed.
+    pub async fn update(&mut self, prepared: &mut Prepared, values: RecordBatch) -> Result<u64, ClientError> {
+        prepared.statement.set_parameters(values)?;
+        let count = prepared.statement.execute_update().await?;
+        Ok(u64::try_from(count).unwrap_or_default())
     }
 
     /// Appends a stream of batches to a table; `create` makes the table from the batches' schema when it is missing.
