@@ -4,8 +4,9 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/latticedb/target
 SF ?= 1
 SHELL := /bin/bash
 DATA ?= lattice-data
+PREFIX ?= $(HOME)/.local
 
-.PHONY: help demo test fix slt run bench bench-tpch test-long test-crash setup release
+.PHONY: help demo test fix slt run bench bench-tpch install test-long test-crash setup release
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +31,10 @@ slt: setup ## Run SQL golden files: make slt FILE=tests/slt/suite/join/inner.slt
 
 release: setup ## Build the server with optimisations
 	cargo build --release --locked -p lattice-server
+
+install: release ## Put the binary into PREFIX/bin (PREFIX is ~/.local)
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/lattice $(PREFIX)/bin/lattice
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "Add $(PREFIX)/bin to PATH to call it as lattice." ;; esac
 
 run: release ## Run the server: make run DATA=folder
 	$(CARGO_TARGET_DIR)/release/lattice serve --data $(DATA)
