@@ -668,6 +668,10 @@ fn from_arrow_ref(error: &ArrowError) -> Error {
 fn from_cast(message: &str) -> Error {
     let text = tidy(message);
     let lower = text.to_lowercase();
+    // Arrow: Can't cast value 70000 to type Int16.
+    if let Some((_, name)) = text.strip_prefix("can't cast value ").and_then(|rest| rest.rsplit_once(" to type ")) {
+        return Error::state(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("{} out of range", type_word(name)));
+    }
     if lower.contains("overflow")
         || lower.contains("out of range")
         || lower.contains("can't cast value")
@@ -688,12 +692,22 @@ fn from_cast(message: &str) -> Error {
         && let Some((value, rest)) = rest.rsplit_once("' to value of ")
     {
         let name = type_word(rest.trim_end_matches(" type"));
+        if matches!(name, "smallint" | "integer" | "bigint") && is_whole(value) {
+            let text = format!("value \"{value}\" is out of range for type {name}");
+            return Error::state(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, text);
+        }
         return Error::state(
             SqlState::INVALID_TEXT_REPRESENTATION,
             format!("invalid input syntax for type {name}: \"{value}\""),
         );
     }
     Error::state(SqlState::INVALID_TEXT_REPRESENTATION, text)
+}
+
+/// Whether a text is an integer of some size.
+fn is_whole(text: &str) -> bool {
+    let digits = text.trim().trim_start_matches(['+', '-']);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// PostgreSQL's word for the Arrow types that occur in cast errors.
@@ -783,6 +797,10 @@ mod tests {
         }
         let cast = Error::from(ArrowError::CastError("Cannot cast string 'x' to value of Int32 type".into()));
         assert_eq!(cast.message, "invalid input syntax for type integer: \"x\"");
+        let large = Error::from(ArrowError::CastError("Cannot cast string '70000' to value of Int16 type".into()));
+        assert_eq!((large.sqlstate, large.message.as_str()), (SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value \"70000\" is out of range for type smallint"));
+        let large = Error::from(ArrowError::CastError("Can't cast value 70000 to type Int16".into()));
+        assert_eq!(large.message, "smallint out of range");
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod dml;
 mod door;
 mod engine;
 mod error;
+mod explain;
 mod fast;
 mod functions;
 mod ingest;

@@ -581,7 +581,7 @@ impl SessionInner {
                     Ok(Produced::Tag("RESET".to_owned()))
                 }
                 StatementAst::Show(show) => crate::show::run(scope, show).await,
-                StatementAst::Explain(explain) => crate::show::explain(scope, explain).await,
+                StatementAst::Explain(explain) => crate::explain::run(scope, explain).await,
                 StatementAst::Analyze(analyze) => {
                     if let Some(table) = &analyze.table {
                         scope.table(table)?;
@@ -810,7 +810,11 @@ impl SessionInner {
             StatementAst::Update(update) => crate::dml::update::types(scope, update, known).await?,
             StatementAst::Delete(delete) => crate::dml::delete::types(scope, delete, known).await?,
             StatementAst::Merge(merge) => crate::dml::merge::types(scope, merge, known).await?,
-            StatementAst::Explain(_) => Some(crate::show::explain_schema()),
+            StatementAst::Explain(explain) => {
+                // The parameters are those of the statement inside.
+                Box::pin(self.shape(scope, &Arc::new(explain.inner.as_ref().clone()), known)).await?;
+                Some(crate::explain::schema())
+            }
             StatementAst::Show(show) => Some(crate::show::schema(show)),
             StatementAst::Backup { .. } => Some(crate::backup::schema()),
             StatementAst::Execute(execute) => {

@@ -1,4 +1,4 @@
-//! SHOW and EXPLAIN.
+//! SHOW.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -6,13 +6,11 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base::SqlState;
-use datafusion::physical_plan::displayable;
-use futures::StreamExt;
 
 use crate::catalog::{CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, TableEntry};
 use crate::metadata::like;
-use crate::parse::statement::{self as st, ObjectKind, StatementAst};
-use crate::plan::{Binder, Overrides, Scope, authorize};
+use crate::parse::statement::{self as st, ObjectKind};
+use crate::plan::Scope;
 use crate::session::Produced;
 use crate::{Error, Result};
 
@@ -219,74 +217,4 @@ fn create_table(scope: &Scope, table: &TableEntry) -> String {
     let temporary = if table.temporary { "TEMPORARY " } else { "" };
     let schema = if table.temporary { String::new() } else { format!("{}.", quote(scope.catalog.schema_name(table.def.schema))) };
     format!("CREATE {temporary}TABLE {schema}{} (\n{}\n)", quote(&table.def.name), lines.join(",\n"))
-}
-
-/// The column of EXPLAIN.
-pub(crate) fn explain_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("QUERY PLAN", DataType::Utf8, false)]))
-}
-
-/// Runs an EXPLAIN.
-pub(crate) async fn explain(scope: &Scope, explain: &st::Explain) -> Result<Produced> {
-    let (above, plan) = match &explain.inner.kind {
-        StatementAst::Query(query) => {
-            let mut query = query.as_ref().clone();
-            let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
-            (None, binder.query(query)?)
-        }
-        StatementAst::Insert(insert) => (Some(format!("Insert on {}", insert.table)), crate::dml::insert::explain(scope, insert).await?),
-        StatementAst::Update(update) => (Some(format!("Update on {}", update.table)), crate::dml::update::explain(scope, update).await?),
-        StatementAst::Delete(delete) => (Some(format!("Delete on {}", delete.table)), crate::dml::delete::explain(scope, delete).await?),
-        StatementAst::Merge(merge) => (Some(format!("Merge on {}", merge.table)), crate::dml::merge::explain(scope, merge).await?),
-        other => return Err(Error::unsupported(format!("EXPLAIN {}", other.name()))),
-    };
-    let plan = authorize(plan, &scope.session.principal)?;
-    let mut text = String::new();
-    if explain.verbose {
-        let optimized = scope.state().optimize(plan.logical())?;
-        let _ = writeln!(text, "Logical plan:\n{}", optimized.display_indent());
-        text.push_str("Physical plan:\n");
-    }
-    if let Some(above) = &above {
-        let _ = writeln!(text, "{above}");
-    }
-    let started = std::time::Instant::now();
-    let physical = if explain.analyze {
-        if above.is_some() {
-            return Err(Error::unsupported("EXPLAIN ANALYZE of a statement that writes"));
-        }
-        let (physical, mut stream) = plan.stream(scope.state()).await?;
-        let mut rows = 0;
-        while let Some(batch) = stream.next().await {
-            rows += batch?.num_rows();
-        }
-        let _ = write!(text, "{}", datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(explain.verbose));
-        let _ = writeln!(text, "Rows: {rows}");
-        let _ = writeln!(text, "Execution Time: {:.3} ms", started.elapsed().as_secs_f64() * 1000.0);
-        return lines(&text);
-    } else {
-        plan.physical(scope.state()).await?
-    };
-    match explain.format {
-        st::ExplainFormat::Text | st::ExplainFormat::Json => {
-            let _ = write!(text, "{}", displayable(physical.as_ref()).indent(explain.verbose));
-        }
-        st::ExplainFormat::Tree => {
-            let _ = write!(text, "{}", displayable(physical.as_ref()).tree_render());
-        }
-        st::ExplainFormat::Graphviz => {
-            let _ = write!(text, "{}", displayable(physical.as_ref()).graphviz());
-        }
-    }
-    if explain.format == st::ExplainFormat::Json {
-        let json = serde_json::json!([{ "Plan": text.lines().collect::<Vec<_>>() }]);
-        return lines(&json.to_string());
-    }
-    lines(&text)
-}
-
-fn lines(text: &str) -> Result<Produced> {
-    let schema = explain_schema();
-    let array: StringArray = text.lines().map(Some).collect();
-    Ok(Produced::batches(schema.clone(), vec![RecordBatch::try_new(schema, vec![Arc::new(array)])?]))
 }

@@ -186,3 +186,27 @@ async fn copy_stays_in_its_folders() {
     let path = inside.path().join("x.csv");
     assert_eq!(fails(&user, &format!("COPY t TO '{}'", path.display())).await.sqlstate, SqlState::INSUFFICIENT_PRIVILEGE);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_made_late_in_a_transaction_misses_nothing() {
+    let world = World::new().await;
+    let (a, b) = (world.admin(), world.admin());
+    run(&a, "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (x int); INSERT INTO t VALUES (1, 1)").await;
+    // Nobody touched the table since the transaction began: its own rows are in the index.
+    run(&a, "BEGIN; INSERT INTO other VALUES (1); INSERT INTO t VALUES (2, 2); CREATE INDEX first ON t (v); COMMIT").await;
+    assert_eq!(rows(&a, "SELECT id FROM t WHERE v = 2").await, ["2"]);
+    run(&a, "DROP INDEX first").await;
+    // Somebody did.
+    for change in ["CREATE INDEX late ON t (v)", "ALTER TABLE t ADD CONSTRAINT late UNIQUE (v)", "ALTER TABLE t ADD CHECK (v < 3)"] {
+        run(&a, "BEGIN; INSERT INTO other VALUES (2)").await;
+        run(&b, "INSERT INTO t SELECT max(id) + 1, max(v) + 1 FROM t").await;
+        let error = fails(&a, change).await;
+        assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE, "{change}: {error}");
+        run(&a, "ROLLBACK").await;
+    }
+    // A transaction that has not written yet sees everything.
+    run(&a, "BEGIN").await;
+    run(&b, "INSERT INTO t VALUES (50, 50)").await;
+    run(&a, "CREATE INDEX late ON t (v); COMMIT").await;
+    assert_eq!(rows(&a, "SELECT id FROM t WHERE v = 50").await, ["50"]);
+}

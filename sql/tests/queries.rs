@@ -295,3 +295,49 @@ async fn a_kept_plan_follows_definitions_and_settings() {
     let gone = session.execute(&sum, Params::Positional(vec![int(0)]), None).await.map(|_| ()).unwrap_err();
     assert_eq!(gone.sqlstate, SqlState::UNDEFINED_TABLE);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_do_not_exist_have_a_place() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    let cases = [
+        ("SELECT id,\n  gone FROM t", SqlState::UNDEFINED_COLUMN, 14),
+        ("SELECT 1; SELECT t.gone FROM t", SqlState::UNDEFINED_COLUMN, 18),
+        ("SELECT id FROM t a, t b", SqlState::AMBIGUOUS_COLUMN, 8),
+        ("SELECT gone(id) FROM t", SqlState::UNDEFINED_FUNCTION, 8),
+        ("SELECT 'gone' FROM t JOIN gone ON true", SqlState::UNDEFINED_TABLE, 27),
+        ("INSERT INTO t (id, gone) VALUES (1, 2)", SqlState::UNDEFINED_COLUMN, 20),
+        ("UPDATE t SET v = 1, gone = 2", SqlState::UNDEFINED_COLUMN, 21),
+        ("DELETE FROM gone", SqlState::UNDEFINED_TABLE, 13),
+        ("DROP TABLE gone", SqlState::UNDEFINED_TABLE, 12),
+        ("CREATE TABLE gone.t (id int)", SqlState::INVALID_SCHEMA_NAME, 14),
+    ];
+    for (sql, state, position) in cases {
+        let error = fails(&session, sql).await;
+        assert_eq!((error.sqlstate, error.position), (state, Some(position)), "{sql}: {error}");
+    }
+    let error = session.prepare("SELECT v, gone FROM t WHERE id = $1", PrepareOptions::default()).await.unwrap_err();
+    assert_eq!(error.position, Some(11));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_that_do_not_read_are_told_as_in_postgresql() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (v text, i int); INSERT INTO t VALUES ('abc', 1)").await;
+    let cases = [
+        ("SELECT 'abc'::int", "22P02", "invalid input syntax for type integer: \"abc\""),
+        ("SELECT v::int FROM t", "22P02", "invalid input syntax for type integer: \"abc\""),
+        ("SELECT v::double precision FROM t", "22P02", "invalid input syntax for type double precision: \"abc\""),
+        ("SELECT 'abc'::numeric", "22P02", "invalid input syntax for type numeric: \"abc\""),
+        ("SELECT 'maybe'::boolean", "22P02", "invalid input syntax for type boolean: \"maybe\""),
+        ("INSERT INTO t (i) VALUES ('x')", "22P02", "invalid input syntax for type integer: \"x\""),
+        ("SELECT '70000'::smallint", "22003", "value \"70000\" is out of range for type smallint"),
+        ("SELECT 70000::smallint", "22003", "smallint out of range"),
+    ];
+    for (sql, state, message) in cases {
+        let error = fails(&session, sql).await;
+        assert_eq!((error.sqlstate.as_str(), error.message.as_str(), error.detail.as_deref()), (state, message, None), "{sql}");
+    }
+}

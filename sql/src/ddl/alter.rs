@@ -13,10 +13,10 @@ use datafusion::logical_expr::{Cast, Expr};
 use futures::StreamExt;
 use sqlparser::ast;
 
-use super::table::{check_default, check_expressions, column, constraint, identity, publish};
+use super::table::{check_default, check_expressions, check_identity_type, column, constraint, identity, publish};
 use super::{index, needed, new_id, take_definition, view, writer};
 use crate::catalog::objects::encode_value;
-use crate::catalog::{CatalogWriter, Index, Object, ObjectId, Relation, SqlType, Table, TableEntry};
+use crate::catalog::{CatalogWriter, FIRST_SESSION_SCHEMA, Index, Object, ObjectId, Relation, SqlType, Table, TableEntry};
 use crate::dml::run_query;
 use crate::parse::statement::{self as st, AlterOperation, ObjectKind};
 use crate::plan::{Binder, Scope, cast_to_array, fold, identifier, parse_expr, qualified, select, table_factor};
@@ -179,6 +179,17 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
         }
         AlterOperation::AddIdentity { column, identity: definition } => {
             let at = find(table, column)?;
+            check_identity_type(&table.types[at])?;
+            let refused = |what: &str| {
+                let text = format!("column \"{}\" of relation \"{}\" {what}", table.def.columns[at].name, table.def.name);
+                Error::state(SqlState::OBJECT_NOT_IN_STATE, text)
+            };
+            if def.columns[at].identity.is_some() {
+                return Err(refused("is already an identity column"));
+            }
+            if def.columns[at].default.is_some() {
+                return Err(refused("already has a default value"));
+            }
             if def.columns[at].nullable {
                 return Err(Error::state(
                     SqlState::OBJECT_NOT_IN_STATE,
@@ -190,9 +201,26 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             let identity = identity(scope, &mut writer, (id, def.schema, &def.name), place, &table.types[at], definition).await?;
             txn.set_catalog(writer.catalog().clone());
             def.columns[at].identity = Some(identity);
-            def.columns[at].default = None;
             let scope = scope.with_catalog(writer.catalog().clone());
             put(&scope, def, false).await?;
+        }
+        AlterOperation::AlterIdentity { column, always, options, restart } => {
+            let at = find(table, column)?;
+            let Some(identity) = &mut def.columns[at].identity else {
+                return Err(Error::state(
+                    SqlState::OBJECT_NOT_IN_STATE,
+                    format!("column \"{}\" of relation \"{}\" is not an identity column", table.def.columns[at].name, table.def.name),
+                ));
+            };
+            identity.always = always.unwrap_or(identity.always);
+            let mut writer = writer(scope, &txn);
+            let Some(Relation::Sequence(sequence)) = writer.catalog().relation_by_id(identity.sequence).cloned() else {
+                return Err(Error::internal(format!("sequence {} is gone", identity.sequence)));
+            };
+            let changed = super::sequence::changed(scope, &sequence, options, *restart).await?;
+            writer.replace(Object::Sequence(changed)).await?;
+            txn.set_catalog(writer.catalog().clone());
+            put(&scope.with_catalog(writer.catalog().clone()), def, false).await?;
         }
         AlterOperation::DropIdentity { column, if_exists } => {
             let at = find(table, column)?;
@@ -216,6 +244,10 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
         AlterOperation::SetSchema(name) => {
             refuse_views(scope, table, "move")?;
             let schema = scope.creation_schema(Some(&fold(name)))?;
+            let temporary = scope.catalog.schema_name(schema).starts_with(FIRST_SESSION_SCHEMA);
+            if table.temporary || temporary {
+                return Err(Error::state(SqlState::FEATURE_NOT_SUPPORTED, "cannot move objects into or out of temporary schemas"));
+            }
             let mut writer = writer(scope, &txn);
             for index in &table.indexes {
                 writer.replace(Object::Index(Index { schema, ..index.def.clone() })).await?;
@@ -230,7 +262,12 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             put(&scope.with_catalog(writer.catalog().clone()), def, false).await?;
         }
         AlterOperation::OwnerTo(owner) => {
-            def.owner = Some(owner.clone());
+            let own = scope.session.principal.name();
+            let owner = if matches!(owner.as_str(), "current_user" | "session_user" | "current_role") { own } else { owner.as_str() };
+            if owner != own && owner != base::Principal::admin().name() {
+                return Err(Error::state(SqlState::UNDEFINED_OBJECT, format!("role \"{owner}\" does not exist")));
+            }
+            def.owner = Some(owner.to_owned());
             put(scope, def, false).await?;
         }
         AlterOperation::SetOptions(options) => {

@@ -5,6 +5,7 @@ use storage::{BeginOptions, TransactionHeader};
 
 use super::{new_id, schema, writer};
 use crate::catalog::{CatalogWriter, Object, ObjectId, Relation, Sequence, SqlType};
+use crate::engine::EngineInner;
 use crate::parse::statement as st;
 use crate::plan::{Scope, fold};
 use crate::session::SessionInner;
@@ -106,8 +107,25 @@ pub(super) async fn alter(scope: &Scope, alter: &st::AlterSequence) -> Result<()
         Err(_) if alter.if_exists => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut new = sequence.as_ref().clone();
-    let options = &alter.options;
+    let mut new = changed(scope, &sequence, &alter.options, alter.restart).await?;
+    if let Some(owned_by) = &alter.owned_by {
+        new.owned_by = owned_by.as_ref().map(|name| owner(scope, name)).transpose()?;
+    }
+    let mut writer = writer(scope, txn);
+    writer.replace(Object::Sequence(new)).await?;
+    txn.set_catalog(writer.catalog().clone());
+    Ok(())
+}
+
+/// A sequence with other options.
+pub(super) async fn changed(
+    scope: &Scope,
+    sequence: &Sequence,
+    options: &st::SequenceOptions,
+    restart: Option<Option<i64>>,
+) -> Result<Sequence> {
+    let engine = scope.engine();
+    let mut new = sequence.clone();
     let (least, greatest) = range(&new.sql_type)?;
     if let Some(increment) = options.increment {
         new.increment = increment;
@@ -125,32 +143,42 @@ pub(super) async fn alter(scope: &Scope, alter: &st::AlterSequence) -> Result<()
         new.cycle = cycle;
     }
     let counting = options.increment.is_some() || options.min.is_some() || options.max.is_some();
-    if counting && alter.restart.is_none() {
+    if counting && restart.is_none() {
         // The counter's meaning changes: go on from the next value under the old meaning.
-        let engine = scope.engine();
-        let next = engine.sequences.next(&engine.store, &sequence, 1).await?;
+        let next = engine.sequences.next(&engine.store, sequence, 1).await?;
         new.base = next.first().copied().unwrap_or(new.start);
-        new.generation += 1;
     }
-    if let Some(restart) = alter.restart {
+    if let Some(restart) = restart {
         new.base = restart.unwrap_or(new.start);
-        new.generation += 1;
+    }
+    if counting || restart.is_some() {
+        new.generation = generation(engine, sequence).await?;
     }
     check(&new.name, new.min, new.max, new.base)?;
-    if let Some(owned_by) = &alter.owned_by {
-        new.owned_by = owned_by.as_ref().map(|name| owner(scope, name)).transpose()?;
+    Ok(new)
+}
+
+/// The number of a new generation. Each is used once, also when the transaction that begins it rolls back: its counter may have
+/// been used by then.
+async fn generation(engine: &EngineInner, sequence: &Sequence) -> Result<u32> {
+    let counter = format!("sequence.{}.generation", sequence.id);
+    let mut next = engine.store.allocate(&counter, 1).await.map_err(Error::classified)?;
+    let before = u64::from(sequence.generation);
+    if next <= before {
+        // Generations of a sequence that was made before they had a counter.
+        let more = before + 1 - next;
+        next = engine.store.allocate(&counter, more).await.map_err(Error::classified)? + more - 1;
     }
-    let mut writer = writer(scope, txn);
-    writer.replace(Object::Sequence(new)).await?;
-    txn.set_catalog(writer.catalog().clone());
-    Ok(())
+    u32::try_from(next)
+        .map_err(|_| Error::state(SqlState::PROGRAM_LIMIT, format!("sequence \"{}\" was restarted too often", sequence.name)))
 }
 
 /// Begins a new generation inside the statement's transaction.
 pub(crate) async fn restart(scope: &Scope, sequence: &Sequence, value: i64) -> Result<()> {
     let txn = scope.writing()?;
     let mut writer = writer(scope, txn);
-    let new = Sequence { base: value, generation: sequence.generation + 1, ..sequence.clone() };
+    let generation = generation(scope.engine(), sequence).await?;
+    let new = Sequence { base: value, generation, ..sequence.clone() };
     writer.replace(Object::Sequence(new)).await?;
     txn.set_catalog(writer.catalog().clone());
     Ok(())
@@ -183,7 +211,7 @@ async fn set(session: &SessionInner, sequence: &Sequence, value: i64, called: bo
         return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("relation \"{}\" does not exist", sequence.name)));
     };
     let mut new = current.as_ref().clone();
-    new.generation += 1;
+    new.generation = generation(engine, &current).await?;
     new.base = if called { value.saturating_add(new.increment) } else { value };
     let mut writer = CatalogWriter::new(&transaction, catalog.clone());
     writer.replace(Object::Sequence(new)).await?;

@@ -64,9 +64,7 @@ pub(super) async fn identity(
     sql_type: &SqlType,
     identity: &st::Identity,
 ) -> Result<Identity> {
-    if !matches!(sql_type.data_type(), DataType::Int16 | DataType::Int32 | DataType::Int64) {
-        return Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, "identity column type must be smallint, integer, or bigint"));
-    }
+    check_identity_type(sql_type)?;
     let name = sequence::name_for(writer, schema, table_name, column);
     let mut sequence = sequence::define(new_id(scope).await?, schema, &name, sql_type.name(), &identity.sequence)?;
     sequence.owned_by = Some((table_id, column_id));
@@ -74,6 +72,14 @@ pub(super) async fn identity(
     let id = sequence.id;
     writer.create(Object::Sequence(sequence)).await?;
     Ok(Identity { always: identity.always, sequence: id })
+}
+
+/// Only integers count.
+pub(super) fn check_identity_type(sql_type: &SqlType) -> Result<()> {
+    if matches!(sql_type.data_type(), DataType::Int16 | DataType::Int32 | DataType::Int64) {
+        return Ok(());
+    }
+    Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, "identity column type must be smallint, integer, or bigint"))
 }
 
 /// Checks that a default has its column's type; returns its text.

@@ -41,7 +41,7 @@ pub(crate) async fn types(scope: &Scope, delete: &st::Delete, known: &mut [Optio
 
 /// One row by its primary key, without a plan.
 async fn point(scope: &Scope, delete: &st::Delete) -> Result<Option<Written>> {
-    if delete.with.is_some() || !delete.using.is_empty() || !delete.returning.is_empty() {
+    if scope.notes.is_watching() || delete.with.is_some() || !delete.using.is_empty() || !delete.returning.is_empty() {
         return Ok(None);
     }
     let (Some(selection), Some((table, alias))) = (&delete.selection, crate::fast::plain_table(scope, &delete.table)) else {

@@ -59,7 +59,7 @@ pub(super) async fn columns(
     table: &TableEntry,
     given: &impl Fn(&TableEntry, &st::Insert, Option<usize>) -> Result<Vec<usize>>,
 ) -> Result<Option<Vec<ArrayRef>>> {
-    if insert.with.is_some() || insert.overriding.is_some() {
+    if scope.notes.is_watching() || insert.with.is_some() || insert.overriding.is_some() {
         return Ok(None);
     }
     let Some(rows) = super::insert::rows_of(&insert.source) else {

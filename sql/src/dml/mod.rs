@@ -133,7 +133,8 @@ pub(crate) async fn plan(scope: &Scope, mut query: ast::Query, overrides: Overri
 
 /// Runs a plan.
 pub(super) async fn run_plan(scope: &Scope, plan: impl Into<ReadyPlan>) -> Result<BatchStream> {
-    let (_, stream) = authorize(plan, &scope.session.principal)?.stream(scope.state()).await?;
+    let (physical, stream) = authorize(plan, &scope.session.principal)?.stream(scope.state()).await?;
+    scope.notes.ran(&physical);
     Ok(stream)
 }
 
@@ -271,8 +272,8 @@ pub(super) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -
 pub(super) fn assignable(table: &TableEntry, name: &ast::Ident) -> Result<usize> {
     let name = fold(name);
     table.def.position(&name).ok_or_else(|| {
-        crate::error::undefined_column(&name, table.def.live().map(|(_, column)| column.name.as_str()))
-            .context(format!("relation \"{}\"", table.def.name))
+        let error = crate::error::undefined_column(&name, table.def.live().map(|(_, column)| column.name.as_str()));
+        Error { message: format!("column \"{name}\" of relation \"{}\" does not exist", table.def.name), ..error }
     })
 }
 

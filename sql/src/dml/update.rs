@@ -77,7 +77,7 @@ fn first_other(update: &st::Update, target: &Target) -> Result<usize> {
 
 /// One row by its primary key, without a plan.
 async fn point(scope: &Scope, update: &st::Update, target: &Target) -> Result<Option<Written>> {
-    if update.with.is_some() || !update.from.is_empty() || !update.returning.is_empty() {
+    if scope.notes.is_watching() || update.with.is_some() || !update.from.is_empty() || !update.returning.is_empty() {
         return Ok(None);
     }
     let (Some(selection), Some((table, alias))) = (&update.selection, crate::fast::plain_table(scope, &update.table)) else {

@@ -755,9 +755,7 @@ fn alter_sequence(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
     let mut any = false;
     loop {
         if eat(parser, &["restart"]) {
-            let with = eat(parser, &["with"]);
-            let number = matches!(parser.peek_token_ref().token, Token::Number(..) | Token::Minus | Token::Plus);
-            restart = Some(if with || number { Some(integer(parser)?) } else { None });
+            restart = Some(restart_value(parser)?);
         } else if eat(parser, &["owned", "by"]) {
             owned_by = Some(owner(parser)?);
         } else if !sequence_option(parser, &mut options)? {
@@ -769,6 +767,34 @@ fn alter_sequence(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
         return expected(parser, "an option of the sequence");
     }
     Ok(StatementAst::AlterSequence(Box::new(AlterSequence { name, if_exists, options, restart, owned_by })))
+}
+
+/// What follows `RESTART`.
+fn restart_value(parser: &mut Parser<'_>) -> Parsed<Option<i64>> {
+    let with = eat(parser, &["with"]);
+    let number = matches!(parser.peek_token_ref().token, Token::Number(..) | Token::Minus | Token::Plus);
+    if with || number { Ok(Some(integer(parser)?)) } else { Ok(None) }
+}
+
+/// `{ SET GENERATED … | SET option | RESTART [WITH n] } …` of an identity column.
+fn alter_identity(parser: &mut Parser<'_>, column: Ident) -> Parsed<AlterOperation> {
+    let mut options = SequenceOptions::default();
+    let (mut always, mut restart) = (None, None);
+    loop {
+        if eat(parser, &["restart"]) {
+            restart = Some(restart_value(parser)?);
+        } else if eat(parser, &["set", "generated", "always"]) {
+            always = Some(true);
+        } else if eat(parser, &["set", "generated", "by", "default"]) {
+            always = Some(false);
+        } else if eat(parser, &["set"]) {
+            if !sequence_option(parser, &mut options)? {
+                return expected(parser, "an option of the identity's sequence");
+            }
+        } else {
+            return Ok(AlterOperation::AlterIdentity { column, always, options, restart });
+        }
+    }
 }
 
 fn alter_table(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
@@ -810,7 +836,9 @@ fn alter_operation(parser: &mut Parser<'_>) -> Parsed<AlterOperation> {
         let merges = after(&["set", "merge", "using"]);
         let drops = after(&["drop", "identity"]);
         let adds = after(&["add", "generated"]);
-        if merges || drops || adds {
+        let counts = ["generated", "increment", "minvalue", "maxvalue", "no", "start", "cache", "cycle"].iter().any(|word| after(&["set", *word]))
+            || after(&["restart"]);
+        if merges || drops || adds || counts {
             for _ in 0..offset {
                 parser.advance_token();
             }
@@ -818,6 +846,9 @@ fn alter_operation(parser: &mut Parser<'_>) -> Parsed<AlterOperation> {
             if merges {
                 expect(parser, &["set", "merge", "using"])?;
                 return Ok(AlterOperation::SetMerge { column, resolver: name(parser)? });
+            }
+            if counts {
+                return alter_identity(parser, column);
             }
             if adds {
                 expect(parser, &["add"])?;

@@ -42,11 +42,6 @@ pub(crate) fn authorize(plan: impl Into<ReadyPlan>, principal: &Principal) -> Re
 }
 
 impl AuthorizedPlan {
-    /// The logical plan, for its schema.
-    pub(crate) fn logical(&self) -> &LogicalPlan {
-        &self.plan
-    }
-
     /// Makes the physical plan, after whatever analysis and optimization is still to be done.
     pub(crate) async fn physical(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         let optimized = match self.stage {

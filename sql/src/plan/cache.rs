@@ -28,6 +28,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, Volatility};
+use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 
 use super::Scope;
@@ -42,9 +43,33 @@ pub(crate) struct Notes {
     single: AtomicBool,
     learned: Mutex<Vec<(usize, FieldRef)>>,
     planned: Mutex<Option<ReadyPlan>>,
+    /// For EXPLAIN ANALYZE: the first plan that runs, once it does.
+    watched: Option<Mutex<Option<Arc<dyn ExecutionPlan>>>>,
 }
 
 impl Notes {
+    /// New notes that keep the plan that runs.
+    pub(crate) fn watching() -> Arc<Self> {
+        Arc::new(Self { watched: Some(Mutex::default()), ..Self::default() })
+    }
+
+    /// Whether somebody wants to see the plan: then there must be one.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Notes a plan that runs.
+    pub(crate) fn ran(&self, plan: &Arc<dyn ExecutionPlan>) {
+        if let Some(watched) = &self.watched {
+            watched.lock().get_or_insert_with(|| plan.clone());
+        }
+    }
+
+    /// The plan that ran.
+    pub(crate) fn watched(&self) -> Option<Arc<dyn ExecutionPlan>> {
+        self.watched.as_ref()?.lock().clone()
+    }
+
     /// The plan holds for one execution.
     pub(crate) fn single(&self) {
         self.single.store(true, Ordering::Relaxed);

@@ -20,7 +20,7 @@ mod subqueries;
 use sqlparser::ast;
 
 pub(crate) use authorize::{RunnablePlan, authorize};
-pub(crate) use cache::{Planning, ReadyPlan, Slot, Stage, ready};
+pub(crate) use cache::{Notes, Planning, ReadyPlan, Slot, Stage, ready};
 pub(crate) use client::{ClientForm, client_schema};
 pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope, relations_of};
 pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};

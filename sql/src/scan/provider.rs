@@ -146,11 +146,8 @@ impl LatticeTable {
         }
     }
 
-    /// How to reach the rows that can pass the filters.
+    /// How to reach the rows that can pass the filters, when those do not name them.
     fn access(&self, tests: &[filter::Test], target: usize) -> DataFusionResult<Access> {
-        if let Some(keys) = filter::primary_keys(&self.shape.entry, tests) {
-            return Ok(Access::Keys(keys));
-        }
         if let Some(choice) = filter::index(&self.shape.entry, tests) {
             let rows = self.view.row_count().rows;
             let whole = choice.index.def.unique && choice.columns == choice.index.positions.len();
@@ -262,8 +259,14 @@ impl TableProvider for LatticeTable {
         let columns: Vec<ScanColumn> = projection.iter().map(|&at| self.shape.columns[at]).collect();
         let schema = Arc::new(self.shape.schema.project(projection)?);
         let tests = filter::tests(filters, &|name| self.shape.locate(name));
-        self.view.load_statistics().await.map_err(Error::classified)?;
-        let access = self.access(&tests, state.config().target_partitions())?;
+        let access = match filter::primary_keys(&self.shape.entry, &tests) {
+            Some(keys) => Access::Keys(keys),
+            None => {
+                // Before this, statistics know of no column.
+                self.view.load_statistics().await.map_err(Error::classified)?;
+                self.access(&tests, state.config().target_partitions())?
+            }
+        };
 
         let mut spec = ScanSpec::new(
             columns
