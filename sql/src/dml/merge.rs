@@ -240,7 +240,7 @@ async fn plan_of(scope: &Scope, bound: &Bound, target: &Target, known: &mut [Opt
 /// Parameter types, and the schema of RETURNING.
 pub(crate) async fn types(scope: &Scope, merge: &st::Merge, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &merge.table)?;
-    let mut returning = Returning::new(&merge.returning, &target).others_first();
+    let mut returning = Returning::new(&merge.returning, &target).of_merge();
     let bound = bind(merge, &target, &returning)?;
     let plan = plan_of(scope, &bound, &target, known).await?;
     returning.beside(plan.schema(), bound.first_other);
@@ -252,7 +252,7 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
     scope.writing()?;
     let target = Target::of_factor(scope, &merge.table)?;
     let mut planning = Planning::of(scope)?;
-    let mut returning = Returning::new(&merge.returning, &target).others_first();
+    let mut returning = Returning::new(&merge.returning, &target).of_merge();
     let bound = bind(merge, &target, &returning)?;
     while let Some(inner) = planning.wants() {
         planning.give(plan_of(&inner, &bound, &target, &mut []).await?)?;
@@ -286,7 +286,7 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
             match act {
                 Act::Insert { first } => {
                     let stored = writer.insert(&values(*first, table.visible.len())).await?;
-                    returning.keep(&stored, others)?;
+                    returning.keep_action(&stored, others, "INSERT")?;
                 }
                 Act::Update { set, first } => {
                     let (old, at) = old_rows(&writer, &table, &bound.positions, &chosen, &mut met)?;
@@ -295,12 +295,12 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
                         new[position] = value;
                     }
                     let new = writer.update(&old, new, &at, set).await?;
-                    returning.keep(&new, others)?;
+                    returning.keep_action(&new, others, "UPDATE")?;
                 }
                 Act::Delete => {
                     let (old, at) = old_rows(&writer, &table, &bound.positions, &chosen, &mut met)?;
                     writer.delete(&old, &at).await?;
-                    returning.keep(&old, others)?;
+                    returning.keep_action(&old, others, "DELETE")?;
                 }
                 Act::Nothing => {}
             }

@@ -8,8 +8,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::datasource::{MemTable, provider_as_source};
@@ -29,8 +29,8 @@ pub(super) struct Returning<'a> {
     /// The other relations' columns, once the statement is planned, and where they begin in its batches.
     others: Vec<(Option<TableReference>, FieldRef)>,
     first_other: usize,
-    /// `*` names the other relations first, as MERGE does.
-    others_first: bool,
+    /// MERGE: `*` names the source first, and `merge_action()` says what was done.
+    merge: bool,
     /// Planned before the first write, so that it reads tables as the statement found them.
     plan: Option<LogicalPlan>,
     kept: Vec<RecordBatch>,
@@ -38,12 +38,12 @@ pub(super) struct Returning<'a> {
 
 impl<'a> Returning<'a> {
     pub(super) fn new(items: &'a [ast::SelectItem], target: &'a Target) -> Self {
-        Self { items, target, others: Vec::new(), first_other: 0, others_first: false, plan: None, kept: Vec::new() }
+        Self { items, target, others: Vec::new(), first_other: 0, merge: false, plan: None, kept: Vec::new() }
     }
 
     /// For MERGE.
-    pub(super) fn others_first(self) -> Self {
-        Self { others_first: true, ..self }
+    pub(super) fn of_merge(self) -> Self {
+        Self { merge: true, ..self }
     }
 
     pub(super) fn wanted(&self) -> bool {
@@ -95,11 +95,19 @@ impl<'a> Returning<'a> {
         Ok(())
     }
 
-    /// The kept rows under names of their own: the target's visible columns, then the others.
+    /// Keeps rows of MERGE with what was done to them.
+    pub(super) fn keep_action(&mut self, stored: &[ArrayRef], mut others: Vec<ArrayRef>, action: &str) -> Result<()> {
+        let rows = stored.first().map_or(0, |array| array.len());
+        others.push(Arc::new(StringArray::from(vec![action; rows])));
+        self.keep(stored, others)
+    }
+
+    /// The kept rows under names of their own: the target's visible columns, then the others, then what MERGE did.
     fn row_schema(&self) -> SchemaRef {
         let own = self.target.table.arrow.fields().iter().map(|field| field.as_ref().clone());
         let others = self.others.iter().map(|(_, field)| field.as_ref().clone().with_nullable(true));
-        Arc::new(Schema::new(own.chain(others).enumerate().map(|(at, field)| field.with_name(format!("c{at}"))).collect::<Vec<Field>>()))
+        let action = self.merge.then(|| Field::new(ACTION, DataType::Utf8, false));
+        Arc::new(Schema::new(own.chain(others).chain(action).enumerate().map(|(at, field)| field.with_name(format!("c{at}"))).collect::<Vec<Field>>()))
     }
 
     fn source(&self, rows: Vec<RecordBatch>) -> Result<Arc<dyn TableSource>> {
@@ -118,7 +126,10 @@ impl<'a> Returning<'a> {
         let others = self.others.iter().zip(&columns[width..]).map(|((qualifier, field), column)| {
             Expr::Column(column.clone()).alias_qualified(qualifier.clone(), field.name())
         });
-        let items: Vec<Expr> = if self.others_first { others.chain(own).collect() } else { own.chain(others).collect() };
+        let mut items: Vec<Expr> = own.chain(others).collect();
+        if let (true, Some(action)) = (self.merge, columns.last()) {
+            items.push(Expr::Column(action.clone()).alias(ACTION));
+        }
         Ok(plan.project(items)?.build()?)
     }
 
@@ -134,8 +145,41 @@ impl<'a> Returning<'a> {
     async fn over_no_rows(&self, scope: &Scope) -> Result<LogicalPlan> {
         let factor = table_factor(ast::ObjectName::from(vec![identifier(ROWS)]), None);
         let from = ast::TableWithJoins { relation: factor, joins: Vec::new() };
-        let mut query = select(None, self.items.to_vec(), vec![from], None);
+        let items = if self.merge { self.items_of_merge() } else { self.items.to_vec() };
+        let mut query = select(None, items, vec![from], None);
         Binder::for_rows(scope, &mut query, self.relation()?).await?.query(query)
+    }
+
+    /// The items with `*` written out, and with the column behind `merge_action()`.
+    fn items_of_merge(&self) -> Vec<ast::SelectItem> {
+        let mut items = Vec::with_capacity(self.items.len());
+        for item in self.items {
+            match item {
+                ast::SelectItem::Wildcard(_) => {
+                    let mut names: Vec<&str> = self.others.iter().filter_map(|(name, _)| name.as_ref().map(TableReference::table)).collect();
+                    names.dedup();
+                    items.extend(names.into_iter().map(|name| every_column(&identifier(name))));
+                    items.push(every_column(&self.target.alias));
+                }
+                ast::SelectItem::UnnamedExpr(expr) if is_action(expr) => {
+                    let expr = ast::Expr::Identifier(identifier(ACTION));
+                    items.push(ast::SelectItem::ExprWithAlias { expr, alias: identifier("merge_action") });
+                }
+                item => {
+                    let mut item = item.clone();
+                    if let ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } = &mut item {
+                        let _ = ast::visit_expressions_mut(expr, |expr| {
+                            if is_action(expr) {
+                                *expr = ast::Expr::Identifier(identifier(ACTION));
+                            }
+                            ControlFlow::<()>::Continue(())
+                        });
+                    }
+                    items.push(item);
+                }
+            }
+        }
+        items
     }
 
     /// The schema, and parameter types into `known`.
@@ -172,6 +216,16 @@ impl<'a> Returning<'a> {
         }
         Ok(Some((form.schema().clone(), batches)))
     }
+}
+
+/// The column of what MERGE did.
+const ACTION: &str = "__merge_action";
+
+/// Whether an expression is `merge_action()`.
+fn is_action(expr: &ast::Expr) -> bool {
+    let ast::Expr::Function(function) = expr else { return false };
+    let named = matches!(function.name.0.as_slice(), [part] if part.as_ident().is_some_and(|name| fold(name) == "merge_action"));
+    named && matches!(&function.args, ast::FunctionArguments::List(list) if list.args.is_empty())
 }
 
 fn every_column(name: &ast::Ident) -> ast::SelectItem {
