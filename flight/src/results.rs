@@ -5,8 +5,9 @@
 //! was evicted is planned again from its ticket, at the moment the ticket names.
 //!
 //! A plan holds the row versions it will read. So there is a bound on how many plans are held, and a plan that nobody fetches is let
-//! go after a short time, long before its ticket expires. Only plans with several shares are held until then, because nothing else
-//! knows where one share ends and the next begins.
+//! go after a short time, long before its ticket expires. Only plans with several shares are held on, because nothing else knows where
+//! one share ends and the next begins: until each share has been read and nobody has asked again for that short time, or until the
+//! tickets expire. When writers need the memory of old versions, nothing that is idle is held longer than the short time.
 //!
 //! # Invariants
 //! - RESULT-1 the store never holds more than its limits. Test: `the_store_is_bounded`.
@@ -15,7 +16,7 @@
 //! - RESULT-2 what was cancelled stays cancelled. Test: `tests::cancelled_is_cancelled`.
 //! - RESULT-3 only the same principal finds an entry. Test: `entries_are_private`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,8 +88,11 @@ pub(crate) enum Taken {
 struct Entry {
     principal: Principal,
     client: u64,
-    made: Instant,
+    /// When it was made or last read.
+    used: Instant,
     expires: Instant,
+    /// Shares that have been read.
+    read: HashSet<u32>,
     bytes: usize,
     content: Content,
 }
@@ -109,6 +113,11 @@ impl Entry {
             Content::Planned(planned) => planned.opened.is_some() && planned.shares() == 1 && planned.is_named(),
             _ => false,
         }
+    }
+
+    /// Whether every share of it has been read.
+    fn is_read(&self) -> bool {
+        matches!(&self.content, Content::Planned(planned) if planned.shares() > 1 && self.read.len() >= planned.shares())
     }
 
     fn let_go(&mut self) -> Option<Arc<Opened>> {
@@ -212,7 +221,8 @@ impl Results {
         store.bytes += bytes;
         store.order.push_back(id);
         let now = Instant::now();
-        let entry = Entry { principal, client, made: now, expires: now + self.bounds.ttl, bytes, content };
+        let expires = now + self.bounds.ttl;
+        let entry = Entry { principal, client, used: now, expires, read: HashSet::new(), bytes, content };
         if entry.is_pinned() {
             store.pinned.push_back(id);
         }
@@ -245,18 +255,23 @@ impl Results {
     }
 
     /// What a ticket stands for, if it is still here and the caller's.
-    pub(crate) fn take(&self, id: Uuid, caller: &Principal) -> Option<Taken> {
+    pub(crate) fn take(&self, id: Uuid, caller: &Principal, share: u32) -> Option<Taken> {
         let mut store = self.store.lock();
-        let entry = store.entries.get(&id)?;
-        if entry.principal != *caller || entry.expires < Instant::now() {
+        let entry = store.entries.get_mut(&id)?;
+        let now = Instant::now();
+        if entry.principal != *caller || entry.expires < now {
             return None;
         }
+        entry.used = now;
         match &entry.content {
             Content::Rows { schema, batches } => {
                 return Some(Taken::Rows { schema: Arc::clone(schema), batches: Arc::clone(batches) });
             }
             Content::Cancelled => return Some(Taken::Cancelled),
             Content::Planned(planned) if planned.kept || planned.shares() > 1 => {
+                if usize::try_from(share).is_ok_and(|share| share < planned.shares()) {
+                    entry.read.insert(share);
+                }
                 return Some(Taken::Planned(planned.clone()));
             }
             Content::Planned(_) | Content::Started(_) => {}
@@ -317,28 +332,33 @@ impl Results {
         found
     }
 
-    /// Drops what has expired, and lets go of plans that nobody fetches.
-    pub(crate) fn expire(&self) {
+    /// Drops what has expired, and lets go of plans that nobody fetches, or, when memory is short, of whatever is idle.
+    pub(crate) fn expire(&self, is_pressed: bool) {
         let now = Instant::now();
-        self.drop_where(|entry| entry.expires < now);
+        let mut running: HashSet<Uuid> = HashSet::new();
         let let_go: Vec<Arc<Opened>> = {
             let mut store = self.store.lock();
-            let stale = |entry: &&mut Entry| entry.can_let_go() && entry.made + self.bounds.pin < now;
+            running.extend(store.running.keys());
+            let stale = |entry: &&mut Entry| entry.can_let_go() && entry.used + self.bounds.pin < now;
             store.entries.values_mut().filter(stale).filter_map(Entry::let_go).collect()
         };
         drop(let_go);
+        self.drop_where(|id, entry| {
+            let idle = entry.used + self.bounds.pin < now && !running.contains(id);
+            entry.expires < now || (idle && (entry.is_read() || (is_pressed && entry.is_pinned())))
+        });
     }
 
     /// Drops what belongs to sessions that have ended.
     pub(crate) fn forget(&self, clients: &[u64]) {
         if !clients.is_empty() {
-            self.drop_where(|entry| clients.contains(&entry.client));
+            self.drop_where(|_, entry| clients.contains(&entry.client));
         }
     }
 
-    fn drop_where(&self, gone: impl Fn(&Entry) -> bool) {
+    fn drop_where(&self, gone: impl Fn(&Uuid, &Entry) -> bool) {
         let mut store = self.store.lock();
-        let ids: Vec<Uuid> = store.entries.iter().filter(|(_, entry)| gone(entry)).map(|(id, _)| *id).collect();
+        let ids: Vec<Uuid> = store.entries.iter().filter(|(id, entry)| gone(id, entry)).map(|(id, _)| *id).collect();
         let dropped: Vec<Option<Entry>> = ids.into_iter().map(|id| store.remove(id)).collect();
         drop(store);
         drop(dropped);
@@ -374,11 +394,11 @@ mod tests {
         let results = Results::new(bounds(3, 1000));
         let me = Principal::user("me");
         let ids: Vec<Uuid> = (0..5).map(|_| insert(&results, "me", 10)).collect();
-        let there: Vec<bool> = ids.iter().map(|id| results.take(*id, &me).is_some()).collect();
+        let there: Vec<bool> = ids.iter().map(|id| results.take(*id, &me, 0).is_some()).collect();
         assert_eq!(there, [false, false, true, true, true]);
         let big = insert(&results, "me", 999);
-        assert!(results.take(big, &me).is_some());
-        assert!(results.take(ids[4], &me).is_none(), "too many bytes together");
+        assert!(results.take(big, &me, 0).is_some());
+        assert!(results.take(ids[4], &me, 0).is_none(), "too many bytes together");
         assert_eq!(results.store.lock().bytes, 999);
         for _ in 0..200 {
             insert(&results, "me", 1);
@@ -390,9 +410,9 @@ mod tests {
     async fn entries_are_private() {
         let results = Results::new(bounds(3, 1000));
         let id = insert(&results, "me", 10);
-        assert!(results.take(id, &Principal::user("other")).is_none());
+        assert!(results.take(id, &Principal::user("other"), 0).is_none());
         assert!(!results.renew(id, &Principal::user("other")));
-        assert!(matches!(results.take(id, &Principal::user("me")), Some(Taken::Rows { .. })));
+        assert!(matches!(results.take(id, &Principal::user("me"), 0), Some(Taken::Rows { .. })));
 
         let expire = || {
             let mut store = results.store.lock();
@@ -401,9 +421,9 @@ mod tests {
         assert!(results.renew(id, &Principal::user("me")));
         assert!(results.store.lock().entries[&id].expires > Instant::now() + Duration::from_secs(50));
         expire();
-        assert!(results.take(id, &Principal::user("me")).is_none(), "expired");
+        assert!(results.take(id, &Principal::user("me"), 0).is_none(), "expired");
         assert!(!results.renew(id, &Principal::user("me")), "too late");
-        results.expire();
+        results.expire(false);
         assert_eq!(results.store.lock().entries.len(), 0);
     }
 

@@ -131,7 +131,7 @@ impl Service {
     pub async fn expire(&self) {
         let gone = self.0.registry.expire().await;
         self.0.results.forget(&gone);
-        self.0.results.expire();
+        self.0.results.expire(self.0.registry.is_pressed());
         self.0.jobs.expire();
     }
 
@@ -752,7 +752,7 @@ impl Inner {
         if kind == Kind::Empty {
             return self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default());
         }
-        match self.results.take(id, &call.client.principal) {
+        match self.results.take(id, &call.client.principal, ticket.share) {
             Some(Taken::Rows { schema, batches }) => self.stream_batches(call, id, schema, batches),
             Some(Taken::Started(started)) => self.stream_started(call, id, started),
             Some(Taken::Cancelled) => Err(Error::Cancelled),

@@ -322,6 +322,11 @@ impl Registry {
         Registry { engine, auth, throttle: Throttle::default(), counters, sessions_max, idle, next, index }
     }
 
+    /// Whether held row versions should be let go.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.engine.is_pressed()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.index.lock().clients.len()
     }

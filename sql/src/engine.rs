@@ -121,6 +121,12 @@ impl Engine {
         }
     }
 
+    /// Whether row versions that somebody holds should be let go, because the row tier needs its memory for writers.
+    pub fn is_pressed(&self) -> bool {
+        let stats = self.inner.store.stats();
+        stats.row_tier_bytes > stats.row_tier_limit_bytes / 4 * 3
+    }
+
     /// Cancels everything that runs. The store is closed by its owner.
     pub async fn shutdown(&self) {
         self.inner.closing.cancel();

@@ -150,35 +150,61 @@ async fn endpoints_have_every_row_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pins_end() {
-    let limits = Limits { pins_max: 3, ..small_endpoints().limits };
+    let limits = Limits { pins_max: 4, ..small_endpoints().limits };
     let options = FlightOptions { limits, result_pin: Duration::from_millis(50), ..with_users() };
     let server = Running::with(options).await;
     let mut client = server.login("alice", "a").await;
     large_table(&server, &mut client).await;
-    let shared = client.execute("SELECT id FROM large".to_owned(), None).await.unwrap();
+    let unread = client.execute("SELECT id FROM large".to_owned(), None).await.unwrap();
+    let read = client.execute("SELECT id FROM large".to_owned(), None).await.unwrap();
     let mut infos = Vec::new();
     for _ in 0..2 {
         infos.push(client.execute("SELECT count(*) AS n FROM large".to_owned(), None).await.unwrap());
     }
-    assert_eq!(server.service.metrics().results_pinned, 3);
+    let pinned = || server.service.metrics().results_pinned;
+    let later = async || {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        server.service.expire().await;
+    };
+    assert_eq!(pinned(), 4);
     // Nobody fetches: after a while the plans are let go, and the tickets bring them back.
-    tokio::time::sleep(Duration::from_millis(80)).await;
-    server.service.expire().await;
-    assert_eq!(server.service.metrics().results_pinned, 1, "shares stay, because only the server knows them");
+    later().await;
+    assert_eq!(pinned(), 2, "shares stay, because only the server knows them");
     run(&mut client, "DELETE FROM large WHERE id > 10").await;
     assert_eq!(fetch_all(&mut client, &infos[0].endpoint[0]).await.unwrap(), [MANY]);
+    // Shares are let go when all of them have been read and nobody asks again.
+    for (number, endpoint) in read.endpoint.iter().enumerate() {
+        later().await;
+        assert_eq!(pinned(), 2, "share {number} is still to be read");
+        fetch_all(&mut client, endpoint).await.unwrap();
+    }
+    fetch_all(&mut client, &read.endpoint[0]).await.unwrap();
+    later().await;
+    assert_eq!(pinned(), 1);
+    let lost = status(fetch_all(&mut client, &read.endpoint[0]).await.unwrap_err());
+    assert_eq!((lost.code(), sqlstate(&lost).as_str()), (Code::NotFound, "34000"));
     // Their number is bounded too: the oldest go first, shares included.
     for _ in 0..5 {
         infos.push(client.execute("SELECT count(*) AS n FROM large".to_owned(), None).await.unwrap());
     }
-    assert_eq!(server.service.metrics().results_pinned, 3);
-    let error = status(fetch_all(&mut client, &shared.endpoint[1]).await.unwrap_err());
-    assert_eq!((error.code(), sqlstate(&error).as_str()), (Code::NotFound, "34000"));
+    assert_eq!(pinned(), 4);
+    let lost = status(fetch_all(&mut client, &unread.endpoint[1]).await.unwrap_err());
+    assert_eq!((lost.code(), sqlstate(&lost).as_str()), (Code::NotFound, "34000"));
     for (number, info) in infos.iter().enumerate().skip(1) {
         let wanted = if number < 2 { MANY } else { 10 };
         assert_eq!(fetch_all(&mut client, &info.endpoint[0]).await.unwrap(), [wanted], "{number}");
     }
-    assert_eq!(server.service.metrics().results_pinned, 0);
+    assert_eq!(pinned(), 0);
+    // When memory is short, whatever is idle goes; the rest does not.
+    let unread = client.execute("SELECT id FROM large".to_owned(), None).await.unwrap();
+    assert!(unread.endpoint.len() > 1, "files keep their size until they are merged");
+    server.service.0.results.expire(true);
+    assert_eq!(pinned(), 1, "it is not idle yet");
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    server.service.0.results.expire(false);
+    assert_eq!(pinned(), 1);
+    server.service.0.results.expire(true);
+    assert_eq!(pinned(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
