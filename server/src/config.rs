@@ -319,6 +319,9 @@ section! { "storage",
         flush_interval: Span = Span(Duration::from_secs(5));
         /// Small files of one table that cause a merge.
         merge_files: u64 = 8;
+        /// How long the history of a dropped table can still be read `AS OF` an earlier moment. Its files are removed
+        /// afterwards.
+        dropped_retention: Span = Span(Duration::from_secs(7 * 24 * 3600));
         /// Length of log after which tables that lag are flushed and a checkpoint is written, so that restarts stay short.
         log_max: Bytes = Bytes(256 << 20);
         /// With less free space than this on the disk of `data`, writes are refused (53100) and reads go on; what is left is for

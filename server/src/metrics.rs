@@ -96,6 +96,7 @@ metrics! {
     "lattice_storage_groups_total" counter "Log entries that carried commits: less than the commits when they share." |s| s.store.groups;
     "lattice_storage_conflicts_total" counter "Transactions refused because another one won." |s| s.store.conflicts;
     "lattice_storage_lock_waits_total" counter "Waits for a row lock." |s| s.store.lock_waits;
+    "lattice_storage_deadlocks_total" counter "Transactions that gave up because they waited for each other." |s| s.store.deadlocks;
     "lattice_storage_flushes_total" counter "Moves of rows from the row tier to the column tier." |s| s.store.flushes;
     "lattice_storage_merges_total" counter "Merges of small columnar files." |s| s.store.merges;
     "lattice_storage_last_commit_microseconds" gauge "Timestamp of the newest commit, in microseconds since 1970." |s| u64::try_from(s.store.last_commit.0).unwrap_or_default();

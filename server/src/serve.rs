@@ -240,6 +240,7 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
     options.segment_bytes = storage.journal_segment.0;
     options.low_water_bytes = storage.low_water.0;
     options.merge_files = size(storage.merge_files);
+    options.dropped_retention_ms = millis(storage.dropped_retention);
     options.log_max_bytes = storage.log_max.0;
     options.lock_timeout_ms = millis(storage.lock_timeout);
     options.transaction_spill_bytes = size(storage.spill_bytes.0);

@@ -148,6 +148,7 @@ impl BulkWriter {
             self.abort().await;
             return Err(error);
         }
+        self.transaction.settle_deletions(&self.schema).await?;
         let files = std::mem::take(&mut self.files);
         self.transaction.push_staged(&self.schema, files);
         Ok(self.rows)

@@ -440,14 +440,19 @@ impl State {
 
     fn apply_commit(&self, commit: Commit) {
         let ts = commit.ts;
+        let mut defined = Vec::new();
         for schema in commit.defines {
             let table = self.table_or_new(schema.table);
             table.inner.write().schemas.push((ts, schema));
-            table.touch(ts);
+            defined.push(table);
         }
         let addresses = self.aside.addresses.lock().remove(&ts).unwrap_or_default();
         for effects in &commit.tables {
             self.table_or_new(effects.table).apply_effects(ts, effects, &addresses);
+        }
+        // After the rows: a flush that chose its cut in between would take the table's rows for written.
+        for table in defined {
+            table.touch(ts);
         }
         for table in commit.drops {
             let table = self.table_or_new(table);

@@ -523,6 +523,16 @@ impl Transaction {
         })
     }
 
+    /// Turns buffered deletions into masks before files come that may hold the deleted keys again. A buffered deletion would
+    /// hide the new row from this transaction, and an update of it would supersede the old row alone.
+    pub(crate) async fn settle_deletions(&self, schema: &Arc<StoredSchema>) -> Result<()> {
+        let own = self.shared.writes.lock().tables.get(&schema.table).cloned();
+        match own {
+            Some(own) if own.rows.values().any(|write| write.op == RowOp::Delete) => self.spill(schema.table, own).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn spill_if_large(&self) -> Result<()> {
         let largest = {
             let writes = self.shared.writes.lock();

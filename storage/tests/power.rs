@@ -17,7 +17,8 @@
 //! `every_sync_is_needed` switches the syncs off, one call site after the other, and shows that the same check then fails. Two
 //! sites keep promises that are not about crashes, and are shown to be needed where those are tested: [`OTHER_PROMISES`].
 //!
-//! `LATTICE_POWER_STORIES` and `LATTICE_POWER_SEED` make the run longer or different; `make test-crash` does.
+//! `LATTICE_POWER_STORIES` and `LATTICE_POWER_SEED` make the run longer or different, as `make test-crash` does;
+//! `LATTICE_POWER_TRACE` prints what the writers do.
 
 mod common;
 
@@ -165,7 +166,8 @@ async fn table_at(store: &Store, table: TableId, at: Option<CommitTs>) -> Result
 /// Where rows lie.
 async fn find(transaction: &Transaction, schema: &Arc<StoredSchema>, ids: &[i64]) -> storage::Result<Vec<Locator>> {
     let found = transaction.view(schema)?.find(&keys(schema, ids)).await?;
-    found.into_iter().map(|found| Ok(found.ok_or(Error::Invalid("a row of the model is missing".into()))?.locator)).collect()
+    let missing = |id: &i64| Error::Invalid(format!("row {id} of table {} is missing", schema.table));
+    ids.iter().zip(found).map(|(id, found)| Ok(found.ok_or_else(|| missing(id))?.locator)).collect()
 }
 
 /// Puts rows, updating those that are there.
@@ -221,7 +223,11 @@ async fn step(
 ) -> storage::Result<()> {
     let value = |rng: &mut SimRng, id: i64| format!("{stamp}.{id} {}", "x".repeat(rng.below(60) as usize));
     let first = writer * 1000;
-    match rng.below(14) {
+    let kind = rng.below(14);
+    if std::env::var_os("LATTICE_POWER_TRACE").is_some() {
+        println!("{stamp}: step {kind} at {}, {} shared, {} own", transaction.snapshot_ts(), next.shared.len(), next.own.len());
+    }
+    match kind {
         0..=3 => {
             let changes: Vec<_> = some_keys(rng, first, 4).into_iter().map(|id| (id, value(rng, id))).collect();
             put(transaction, SHARED, &mut next.shared, &changes).await

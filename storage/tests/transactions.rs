@@ -254,6 +254,44 @@ async fn a_large_update_spills_commits_and_rolls_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_deleted_and_loaded_again_is_a_row_like_any_other() {
+    for flushed in [false, true] {
+        let folder = tempfile::tempdir().expect("folder");
+        let schema = schema();
+        let store = open(folder.path()).await;
+        create(&store, &schema).await;
+        let setup = begin(&store).await;
+        setup.insert(&schema, &rows(&schema, &[(1, "old"), (2, "old"), (3, "old")])).await.expect("insert");
+        setup.commit().await.expect("commit");
+        if flushed {
+            store.flush(None).await.expect("flush");
+        }
+        let transaction = begin(&store).await;
+        delete(&transaction, &schema, &[1, 2, 3]).await.expect("delete");
+        let mut writer = transaction.bulk(&schema).expect("bulk");
+        writer.write(rows(&schema, &[(1, "loaded"), (2, "loaded"), (3, "loaded"), (4, "loaded")])).await.expect("write");
+        writer.finish().await.expect("finish");
+        assert_eq!(locators(&transaction.view(&schema).expect("view"), &[1, 2, 3, 4]).await.len(), 4);
+        update(&transaction, &schema, &[(2, "changed"), (4, "changed")]).await.expect("update");
+        delete(&transaction, &schema, &[3]).await.expect("delete");
+        let expected: Vec<(i64, String)> =
+            [(1, "loaded"), (2, "changed"), (4, "changed")].map(|(id, value)| (id, value.to_owned())).to_vec();
+        let own = contents(&transaction.view(&schema).expect("view")).await;
+        assert_eq!(own.into_iter().collect::<Vec<_>>(), expected, "flushed: {flushed}");
+        transaction.commit().await.expect("commit");
+        drop((setup, transaction));
+        for _ in 0..2 {
+            assert_eq!(now(&store, &schema).await.into_iter().collect::<Vec<_>>(), expected, "flushed: {flushed}");
+            store.flush(None).await.expect("flush");
+        }
+        store.shutdown().await.expect("shutdown");
+        drop(store);
+        let store = open(folder.path()).await;
+        assert_eq!(now(&store, &schema).await.into_iter().collect::<Vec<_>>(), expected, "flushed: {flushed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_loads_refuse_duplicate_keys() {
     let folder = tempfile::tempdir().expect("folder");
     let schema = schema();
