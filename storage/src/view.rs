@@ -11,6 +11,7 @@
 //! # Invariants
 //! - VIEW-1 moving rows between tiers never changes an answer (`tests/placement.rs`).
 //! - VIEW-2 a view pins what it reads: the publication, its masks, and row-tier versions above its cut.
+//! - VIEW-3 a transaction sees what it wrote once, however rows have moved since (`own_writes_are_seen_once_while_rows_move`).
 
 use std::collections::HashMap;
 use std::ops::{Bound, Range};
@@ -236,12 +237,15 @@ enum Source {
 impl TableView {
     pub(crate) fn new(core: &Arc<Core>, schema: &Arc<StoredSchema>, at: CommitTs, own: Option<Arc<TableWrites>>) -> Self {
         let table = core.state.table_or_new(schema.table);
-        let (published, masks, row_pin) = {
+        let (published, masks, row_pin, recent) = {
             let inner = table.inner.read();
+            // Where publications have put the rows that own writes supersede.
+            let recent: Vec<_> =
+                if own.is_some() { inner.recent.iter().map(|(_, _, prepared)| Arc::clone(prepared)).collect() } else { Vec::new() };
             let published = Arc::clone(&inner.published);
             // Truncation follows publication, so that versions above the published cut are all there.
             let pin = (at >= published.cut).then(|| table.rows.pin(published.cut).ok()).flatten();
-            (published, Arc::clone(&inner.masks), pin)
+            (published, Arc::clone(&inner.masks), pin, recent)
         };
         let truncated = own.as_ref().is_some_and(|own| own.truncated);
         let mut files = Vec::new();
@@ -259,7 +263,7 @@ impl TableView {
         for meta in own.iter().flat_map(|own| own.staged.iter()) {
             files.push(ViewFile { meta: Arc::clone(meta), mask: None, own: true });
         }
-        let own_masks = own.as_ref().map(|own| own.all_masked()).unwrap_or_default();
+        let own_masks = own.as_ref().map(|own| own.all_masked(&recent)).unwrap_or_default();
         Self {
             inner: Arc::new(Inner {
                 schema: Arc::clone(schema),

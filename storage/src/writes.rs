@@ -11,6 +11,7 @@ use rows::RowOp;
 use rpds::RedBlackTreeMapSync;
 
 use crate::sequencer::Predecessor;
+use crate::state::Prepared;
 
 /// The encoded row of an operation.
 pub(crate) fn encoded(op: &RowOp) -> Option<&bytes::Bytes> {
@@ -87,11 +88,33 @@ impl TableWrites {
             && self.hidden.is_empty()
     }
 
-    /// Columnar rows that this transaction has superseded, by file.
-    pub(crate) fn all_masked(&self) -> HashMap<FileId, RoaringBitmap> {
+    /// Columnar rows that this transaction has superseded, by file, where they lie after the publications since it began:
+    /// merges have moved some, and flushes have made some of rows that lay in the row tier.
+    pub(crate) fn all_masked(&self, recent: &[Arc<Prepared>]) -> HashMap<FileId, RoaringBitmap> {
         let mut all = HashMap::clone(&self.masks);
-        for write in self.rows.values() {
-            if let Predecessor::Columns(address) = write.predecessor {
+        let mut in_rows: Vec<&RowKey> = Vec::new();
+        for (key, write) in self.rows.iter() {
+            match write.predecessor {
+                Predecessor::Columns(address) => {
+                    all.entry(address.file).or_default().insert(address.offset);
+                }
+                Predecessor::RowTier if !recent.is_empty() => in_rows.push(key),
+                Predecessor::RowTier | Predecessor::Nothing => {}
+            }
+        }
+        if !recent.is_empty() {
+            in_rows.extend(self.hidden.iter());
+        }
+        for prepared in recent {
+            for (file, relocation) in &prepared.moved {
+                let Some(rows) = all.remove(file) else { continue };
+                for offset in rows {
+                    if let Some(Some(address)) = relocation.rows.get(offset as usize) {
+                        all.entry(address.file).or_default().insert(address.offset);
+                    }
+                }
+            }
+            for address in in_rows.iter().filter_map(|key| prepared.address(key)) {
                 all.entry(address.file).or_default().insert(address.offset);
             }
         }

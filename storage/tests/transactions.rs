@@ -254,6 +254,65 @@ async fn a_large_update_spills_commits_and_rolls_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_writes_are_seen_once_while_rows_move() {
+    for spill_bytes in [64 << 20, 1] {
+        let folder = tempfile::tempdir().expect("folder");
+        let schema = schema();
+        let mut options = quiet(folder.path());
+        options.transaction_spill_bytes = spill_bytes;
+        let store = Store::open(runtime::Runtime::real(), options).await.expect("open");
+        create(&store, &schema).await;
+        // Two files and the row tier.
+        for part in 0..3_i64 {
+            let setup = begin(&store).await;
+            let batch: Vec<(i64, &str)> = (part * 10..part * 10 + 10).map(|id| (id, "old")).collect();
+            setup.insert(&schema, &rows(&schema, &batch)).await.expect("insert");
+            setup.commit().await.expect("commit");
+            if part < 2 {
+                store.flush(None).await.expect("flush");
+            }
+        }
+        let transaction = begin(&store).await;
+        let mut expected: std::collections::BTreeMap<i64, String> = (0..30).map(|id| (id, "old".to_owned())).collect();
+        for step in 0..5_i64 {
+            // Some rows of each place, some of them again, and some gone.
+            let value = format!("step {step}");
+            let ids: Vec<i64> = [step, 9, 10 + step, 19, 20 + step, 29].to_vec();
+            let changes: Vec<(i64, &str)> = ids.iter().map(|id| (*id, value.as_str())).collect();
+            update(&transaction, &schema, &changes).await.expect("update");
+            delete(&transaction, &schema, &[5 + step, 15 + step, 25 + step]).await.expect("delete");
+            for id in &ids {
+                if let Some(known) = expected.get_mut(id) {
+                    known.clone_from(&value);
+                }
+            }
+            for id in [5 + step, 15 + step, 25 + step] {
+                expected.remove(&id);
+            }
+            // Others write, and everything moves.
+            let other = begin(&store).await;
+            other.insert(&schema, &rows(&schema, &[(100 + step, "other")])).await.expect("insert");
+            other.commit().await.expect("commit");
+            store.flush(None).await.expect("flush");
+            if step % 2 == 1 {
+                store.merge(schema.table).await.expect("merge");
+            }
+            let view = transaction.view(&schema).expect("view");
+            assert_eq!(contents(&view).await, expected, "spill at {spill_bytes}, step {step}");
+            let ids: Vec<i64> = (0..200).collect();
+            let found: Vec<i64> = locators(&view, &ids).await.into_iter().map(|(id, _)| id).collect();
+            assert_eq!(found, expected.keys().copied().collect::<Vec<_>>(), "spill at {spill_bytes}, step {step}");
+        }
+        transaction.commit().await.expect("commit");
+        expected.extend((0..5).map(|step| (100 + step, "other".to_owned())));
+        for _ in 0..2 {
+            assert_eq!(now(&store, &schema).await, expected, "spill at {spill_bytes}");
+            store.flush(None).await.expect("flush");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_deleted_and_loaded_again_is_a_row_like_any_other() {
     for flushed in [false, true] {
         let folder = tempfile::tempdir().expect("folder");
