@@ -570,7 +570,8 @@ impl Core {
         }
         let _one = self.compactor.busy.lock().await;
         self.reclaim(table);
-        if !table.retired().is_empty() {
+        // A backup may have listed the files before the table was dropped.
+        if !table.retired().is_empty() || self.compactor.holds.load(Ordering::Acquire) > 0 {
             return Ok(());
         }
         table.rows.truncate(CommitTs::MAX);
@@ -584,6 +585,9 @@ impl Core {
 
     /// Removes what a crash left of one table; false when there is no such table left.
     pub(crate) async fn sweep_one(&self) -> Result<bool> {
+        if self.compactor.holds.load(Ordering::Acquire) > 0 {
+            return Ok(false);
+        }
         let Some(id) = self.compactor.unswept.lock().pop() else { return Ok(false) };
         let Some(table) = self.state.table(id).filter(|table| table.schema().is_some()) else { return Ok(true) };
         let _one = self.compactor.busy.lock().await;
