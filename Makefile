@@ -47,8 +47,8 @@ bench-%: release ## Measure one bench: make bench-tpch SF=1
 	@scripts/setup.sh --bench
 	.venv/bin/python benches/run.py $* --binary $(CARGO_TARGET_DIR)/release/lattice --scale $(SF)
 
-test-long: release ## TPC-H at SF 1 and 0.1 in all placements, with writers and kill -9 (about an hour)
-	LATTICE_BIN=$(CARGO_TARGET_DIR)/release/lattice LATTICE_LONG=1 .venv/bin/python -m pytest -q tests/tpch
+test-long: release ## TPC-H at SF 1 and 0.1 in all placements, every row of lineitem updated, 500 tables; writes evidence
+	LATTICE_BIN=$(CARGO_TARGET_DIR)/release/lattice LATTICE_LONG=1 LATTICE_EVIDENCE=1 .venv/bin/python -m pytest -q -s tests/tpch tests/server/test_log.py
 
 test-crash: release ## 200 rounds of kill -9 under concurrent writers, 200 stories of power cuts on a simulated disk
 	.venv/bin/python tests/crash/campaign.py --binary $(CARGO_TARGET_DIR)/release/lattice --rounds 200 --evidence

@@ -1,7 +1,8 @@
 """The 22 answers equal DuckDB's wherever the rows lie, while they change, and after a crash.
 
 At scale factor 0.01 by default; with LATTICE_LONG=1 also 0.1, and 1 for everything that does not force all rows into
-memory. The server's own counters prove which tier the rows came from.
+memory. The server's own counters prove which tier the rows came from. With LATTICE_EVIDENCE=1 the number of answers that
+were compared goes to docs/evidence/tpch_answers.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import duckdb
 import pytest
 
+import evidence
 import lattice
 from answers import same_answer
 
@@ -24,6 +26,20 @@ KEEP_ROWS = [
     "storage.flush_bytes=1TiB", "storage.flush_interval=0", "storage.row_tier=8GiB", "storage.log_max=1TiB",
     "storage.spill_bytes=1TiB", "sql.bulk_rows=1000000000",
 ]  # fmt: skip
+
+
+#: Answers compared, and those that were wrong, by where the rows lay.
+COMPARED: dict[str, list[int]] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def record():
+    yield
+    if os.environ.get("LATTICE_EVIDENCE") and COMPARED:
+        rows = [evidence.row(where, "lattice", "queries", [count]) for where, (count, _) in COMPARED.items()]
+        rows.append(evidence.row("violations", "lattice", "queries", [sum(wrong for _, wrong in COMPARED.values())]))
+        command = "LATTICE_LONG=1 LATTICE_EVIDENCE=1 pytest tests/tpch/test_answers.py"
+        evidence.write("tpch_answers", rows, command, {"duckdb": duckdb.__version__})
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +71,13 @@ def load(connection, scale: float) -> None:
         lattice.load_table(connection, table, files)
 
 
-def check(connection, scale: float, expected: dict[int, list]) -> None:
+def check(connection, scale: float, expected: dict[int, list], where: str) -> None:
     faults = []
     for number in range(1, 23):
         wrong = same_answer(number, lattice.execute(connection, lattice.tpch_query(number, scale)), expected[number])
         if wrong:
             faults.append(f"query {number}: {wrong}")
+    COMPARED[f"{where}_sf{scale:g}"] = [22, len(faults)]
     assert not faults, "\n".join(faults)
 
 
@@ -75,7 +92,7 @@ def test_all_rows_in_the_row_tier(tmp_path, reference, scale):
         create(connection)
         load(connection, scale)
         before = scanned(server)
-        check(connection, scale, reference(scale))
+        check(connection, scale, reference(scale), "rows_only")
         after = scanned(server)
         assert after[0] > before[0], "no row came from the row tier"
         assert after[1] == before[1], "rows came from the column tier"
@@ -93,7 +110,7 @@ def test_all_rows_in_the_column_tier(tmp_path, reference, scale):
         server.start()
         with server.connect() as connection:
             before = scanned(server)
-            check(connection, scale, reference(scale))
+            check(connection, scale, reference(scale), "columns_only")
             after = scanned(server)
         assert after[1] > before[1], "no row came from the column tier"
         # The catalog's own rows may still lie in the row tier; TPC-H's are far more.
@@ -122,7 +139,7 @@ def test_half_of_the_rows_in_each_tier(tmp_path, reference, scale):
                 with connection.cursor() as cursor:
                     cursor.adbc_ingest(table, content.slice(half[table]), mode="append")
             before = scanned(server)
-            check(connection, scale, reference(scale))
+            check(connection, scale, reference(scale), "half_and_half")
             after = scanned(server)
             assert after[0] > before[0] and after[1] > before[1], f"both tiers must be read: {before} {after}"
     finally:
@@ -161,7 +178,7 @@ def test_while_a_writer_updates_and_after_a_crash(tmp_path, reference, scale):
             keys = [row[0] for row in lattice.execute(connection, "select o_orderkey from orders order by o_orderkey limit 2000")]
             writer = Writer(server, keys)
             writer.start()
-            check(connection, scale, reference(scale))
+            check(connection, scale, reference(scale), "beside_a_writer")
             writer.halt.set()
             writer.join()
         assert writer.error is None, writer.error
@@ -169,7 +186,7 @@ def test_while_a_writer_updates_and_after_a_crash(tmp_path, reference, scale):
         server.kill()
         server.start()
         with server.connect() as connection:
-            check(connection, scale, reference(scale))
+            check(connection, scale, reference(scale), "after_kill")
             (changed,) = lattice.execute(connection, "select count(*) from lineitem where l_comment like 'changed %'")[0]
             assert changed > 0
     finally:
