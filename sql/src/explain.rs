@@ -84,7 +84,9 @@ pub(crate) async fn run(scope: &Scope, explain: &st::Explain) -> Result<Produced
         });
     }
     match explain.format {
-        ExplainFormat::Json => one(&serde_json::to_string_pretty(&shown.json()?).map_err(|error| Error::internal(error.to_string()))?),
+        ExplainFormat::Json => {
+            one(&serde_json::to_string_pretty(&shown.json()?).map_err(|error| Error::internal(error.to_string()))?)
+        }
         format => lines(&shown.text(format)),
     }
 }
@@ -131,7 +133,9 @@ impl Shown {
             let plan = match (format, &self.ran) {
                 (ExplainFormat::Tree, _) => displayable(physical.as_ref()).tree_render().to_string(),
                 (ExplainFormat::Graphviz, _) => displayable(physical.as_ref()).graphviz().to_string(),
-                (_, Some(_)) => DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(self.verbose).to_string(),
+                (_, Some(_)) => {
+                    DisplayableExecutionPlan::with_metrics(physical.as_ref()).indent(self.verbose).to_string()
+                }
                 (_, None) => displayable(physical.as_ref()).indent(self.verbose).to_string(),
             };
             for line in plan.lines() {
@@ -199,13 +203,16 @@ fn node(plan: &dyn ExecutionPlan, analyzed: bool) -> Result<Value> {
             let took = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
             node.insert("Actual Total Time".to_owned(), json!(milliseconds(took)));
         }
-        let others: Map<String, Value> =
-            metrics.iter().map(|metric| (metric.value().name().to_owned(), json!(metric.value().to_string()))).collect();
+        let others: Map<String, Value> = metrics
+            .iter()
+            .map(|metric| (metric.value().name().to_owned(), json!(metric.value().to_string())))
+            .collect();
         if !others.is_empty() {
             node.insert("Metrics".to_owned(), Value::Object(others));
         }
     }
-    let below = plan.children().into_iter().map(|child| self::node(child.as_ref(), analyzed)).collect::<Result<Vec<_>>>()?;
+    let below =
+        plan.children().into_iter().map(|child| self::node(child.as_ref(), analyzed)).collect::<Result<Vec<_>>>()?;
     if !below.is_empty() {
         node.insert("Plans".to_owned(), Value::Array(below));
     }

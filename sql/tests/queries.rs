@@ -59,7 +59,10 @@ async fn busy_joins_leave_room_to_cancel_them() {
         for id in rows(&session, "SELECT id FROM lattice.queries WHERE sql LIKE '%< 0'").await {
             // It may have ended since.
             let killed = session.run(&format!("KILL QUERY {id}")).await;
-            assert!(killed.as_ref().err().is_none_or(|error| error.sqlstate == SqlState::UNDEFINED_OBJECT), "{killed:?}");
+            assert!(
+                killed.as_ref().err().is_none_or(|error| error.sqlstate == SqlState::UNDEFINED_OBJECT),
+                "{killed:?}"
+            );
         }
     }
     for task in tasks {
@@ -89,9 +92,7 @@ async fn a_dropped_stream_stops_its_plan() {
 /// The scans of a plan, in the order in which EXPLAIN shows them.
 async fn scans(session: &Session, sql: &str) -> Vec<String> {
     let plan = rows(session, &format!("EXPLAIN {sql}")).await;
-    plan.iter()
-        .filter_map(|line| Some(line.trim().strip_prefix("Scan ")?.split(':').next()?.to_owned()))
-        .collect()
+    plan.iter().filter_map(|line| Some(line.trim().strip_prefix("Scan ")?.split(':').next()?.to_owned())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,19 +136,32 @@ async fn values_at_the_ends_of_their_types_can_be_planned() {
     .await;
     for _ in 0..2 {
         for column in ["s", "i", "b", "r", "d", "e"] {
-            let found = rows(&session, &format!("SELECT id FROM n WHERE {column} > 0 AND {column} <> 17 ORDER BY id")).await;
+            let found =
+                rows(&session, &format!("SELECT id FROM n WHERE {column} > 0 AND {column} <> 17 ORDER BY id")).await;
             assert_eq!(found, ["2"], "{column}");
             assert_eq!(rows(&session, &format!("SELECT id FROM n WHERE {column} + 0 < 0")).await, ["1"], "{column}");
-            let join = format!("SELECT count(*) FROM n a JOIN n b ON a.{column} = b.{column} WHERE a.{column} > 5 AND b.{column} >= a.{column}");
+            let join = format!(
+                "SELECT count(*) FROM n a JOIN n b ON a.{column} = b.{column} WHERE a.{column} > 5 AND b.{column} >= a.{column}"
+            );
             assert_eq!(rows(&session, &join).await, ["1"], "{column}");
         }
         for column in ["day", "at", "tz"] {
-            assert_eq!(rows(&session, &format!("SELECT id FROM n WHERE {column} > '2000-01-01'")).await, ["2"], "{column}");
+            assert_eq!(
+                rows(&session, &format!("SELECT id FROM n WHERE {column} > '2000-01-01'")).await,
+                ["2"],
+                "{column}"
+            );
             let join = format!("SELECT count(*) FROM n a JOIN n b USING ({column}) WHERE a.{column} < '2000-01-01'");
             assert_eq!(rows(&session, &join).await, ["1"], "{column}");
         }
-        assert_eq!(fails(&session, "SELECT b + 1 FROM n WHERE b > 0").await.sqlstate, SqlState::NUMERIC_VALUE_OUT_OF_RANGE);
-        assert_eq!(rows(&session, "SELECT min(b), max(b), min(i), max(s) FROM n").await, ["-9223372036854775808|9223372036854775807|-2147483648|32767"]);
+        assert_eq!(
+            fails(&session, "SELECT b + 1 FROM n WHERE b > 0").await.sqlstate,
+            SqlState::NUMERIC_VALUE_OUT_OF_RANGE
+        );
+        assert_eq!(
+            rows(&session, "SELECT min(b), max(b), min(i), max(s) FROM n").await,
+            ["-9223372036854775808|9223372036854775807|-2147483648|32767"]
+        );
         world.store.flush(None).await.unwrap();
     }
 }
@@ -208,14 +222,16 @@ async fn prepared_statements_are_planned_once() {
     }
     assert_eq!(before.since(&world), (0, 3));
 
-    let plain = prepare("SELECT count(*), sum(v), current_user FROM t WHERE id IN (SELECT id FROM t WHERE v < 100)").await;
+    let plain =
+        prepare("SELECT count(*), sum(v), current_user FROM t WHERE id IN (SELECT id FROM t WHERE v < 100)").await;
     let before = Plans::of(&world);
     for _ in 0..2 {
         assert_eq!(execute(&session, &plain, vec![]).await, ["9|450|admin"]);
     }
     assert_eq!(before.since(&world), (0, 2));
 
-    let insert = prepare("INSERT INTO t SELECT $1 + x, $2, upper($3) FROM generate_series(1, 2) s(x) RETURNING id, w").await;
+    let insert =
+        prepare("INSERT INTO t SELECT $1 + x, $2, upper($3) FROM generate_series(1, 2) s(x) RETURNING id, w").await;
     let update = prepare("UPDATE t SET v = v + $1 WHERE v > $2").await;
     let delete = prepare("DELETE FROM t USING (VALUES (1)) o(one) WHERE v = $1 AND one = 1").await;
     let merge = prepare("MERGE INTO t USING (SELECT $1::int AS id, $2::bigint AS v) s ON t.id = s.id WHEN MATCHED THEN UPDATE SET v = s.v WHEN NOT MATCHED THEN INSERT (id, v) VALUES (s.id, s.v)").await;
@@ -242,9 +258,19 @@ async fn prepared_statements_are_planned_once() {
 async fn a_kept_plan_reads_its_own_moment() {
     let world = World::new().await;
     let session = world.admin();
-    run(&session, "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE VIEW w AS SELECT v FROM t; INSERT INTO t VALUES (1, 1)").await;
-    let sum = session.prepare("SELECT sum(v), (SELECT max(v) FROM w) FROM t WHERE v >= $1", PrepareOptions::default()).await.unwrap();
-    let now = session.prepare("SELECT now() > $1::timestamptz, count(*) FROM t WHERE v < 1000", PrepareOptions::default()).await.unwrap();
+    run(
+        &session,
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE VIEW w AS SELECT v FROM t; INSERT INTO t VALUES (1, 1)",
+    )
+    .await;
+    let sum = session
+        .prepare("SELECT sum(v), (SELECT max(v) FROM w) FROM t WHERE v >= $1", PrepareOptions::default())
+        .await
+        .unwrap();
+    let now = session
+        .prepare("SELECT now() > $1::timestamptz, count(*) FROM t WHERE v < 1000", PrepareOptions::default())
+        .await
+        .unwrap();
     let clock = session.prepare("SELECT now()::text, count(*) FROM t", PrepareOptions::default()).await.unwrap();
     assert_eq!(execute(&session, &sum, vec![int(0)]).await, ["1|1"]);
     let first = execute(&session, &clock, vec![]).await;
@@ -263,13 +289,20 @@ async fn a_kept_plan_reads_its_own_moment() {
     // A moment, a series, and a system view belong to one execution.
     let then = world.store.now();
     run(&session, "DELETE FROM t").await;
-    let past = session.prepare("SELECT count(*) FROM t FOR SYSTEM_TIME AS OF $1", PrepareOptions::default()).await.unwrap();
+    let past =
+        session.prepare("SELECT count(*) FROM t FOR SYSTEM_TIME AS OF $1", PrepareOptions::default()).await.unwrap();
     assert_eq!(execute(&session, &past, vec![long(then.0)]).await, ["3"]);
     assert_eq!(execute(&session, &past, vec![long(world.store.now().0)]).await, ["0"]);
-    let series = session.prepare("SELECT count(*), min(x) FROM generate_series($1, $2) s(x)", PrepareOptions::default()).await.unwrap();
+    let series = session
+        .prepare("SELECT count(*), min(x) FROM generate_series($1, $2) s(x)", PrepareOptions::default())
+        .await
+        .unwrap();
     assert_eq!(execute(&session, &series, vec![long(1), long(5)]).await, ["5|1"]);
     assert_eq!(execute(&session, &series, vec![long(3), long(4)]).await, ["2|3"]);
-    let tables = session.prepare("SELECT count(*) FROM information_schema.tables WHERE table_name = 'later'", PrepareOptions::default()).await.unwrap();
+    let tables = session
+        .prepare("SELECT count(*) FROM information_schema.tables WHERE table_name = 'later'", PrepareOptions::default())
+        .await
+        .unwrap();
     assert_eq!(execute(&session, &tables, vec![]).await, ["0"]);
     run(&session, "CREATE TABLE later (x int)").await;
     assert_eq!(execute(&session, &tables, vec![]).await, ["1"]);
@@ -280,7 +313,11 @@ async fn a_kept_plan_follows_definitions_and_settings() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2)").await;
-    run(&session, "CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY, v int); INSERT INTO s.t VALUES (1, 100), (2, 200)").await;
+    run(
+        &session,
+        "CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY, v int); INSERT INTO s.t VALUES (1, 100), (2, 200)",
+    )
+    .await;
     let sum = session.prepare("SELECT sum(v) FROM t WHERE v > $1", PrepareOptions::default()).await.unwrap();
     assert_eq!(execute(&session, &sum, vec![int(0)]).await, ["3"]);
     run(&session, "SET search_path = s").await;
@@ -343,6 +380,10 @@ async fn texts_that_do_not_read_are_told_as_in_postgresql() {
     ];
     for (sql, state, message) in cases {
         let error = fails(&session, sql).await;
-        assert_eq!((error.sqlstate.as_str(), error.message.as_str(), error.detail.as_deref()), (state, message, None), "{sql}");
+        assert_eq!(
+            (error.sqlstate.as_str(), error.message.as_str(), error.detail.as_deref()),
+            (state, message, None),
+            "{sql}"
+        );
     }
 }

@@ -65,12 +65,16 @@ impl<'a> Returning<'a> {
     fn names_target_alone(&self) -> bool {
         let target = &self.target.alias.value;
         self.items.iter().all(|item| match item {
-            ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } => ast::visit_expressions(expr, |expr| match expr {
-                ast::Expr::CompoundIdentifier(parts) if parts.first().map(fold).as_ref() == Some(target) => ControlFlow::Continue(()),
-                ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            })
-            .is_continue(),
+            ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } => {
+                ast::visit_expressions(expr, |expr| match expr {
+                    ast::Expr::CompoundIdentifier(parts) if parts.first().map(fold).as_ref() == Some(target) => {
+                        ControlFlow::Continue(())
+                    }
+                    ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                })
+                .is_continue()
+            }
             _ => false,
         })
     }
@@ -107,7 +111,13 @@ impl<'a> Returning<'a> {
         let own = self.target.table.arrow.fields().iter().map(|field| field.as_ref().clone());
         let others = self.others.iter().map(|(_, field)| field.as_ref().clone().with_nullable(true));
         let action = self.merge.then(|| Field::new(ACTION, DataType::Utf8, false));
-        Arc::new(Schema::new(own.chain(others).chain(action).enumerate().map(|(at, field)| field.with_name(format!("c{at}"))).collect::<Vec<Field>>()))
+        Arc::new(Schema::new(
+            own.chain(others)
+                .chain(action)
+                .enumerate()
+                .map(|(at, field)| field.with_name(format!("c{at}")))
+                .collect::<Vec<Field>>(),
+        ))
     }
 
     fn source(&self, rows: Vec<RecordBatch>) -> Result<Arc<dyn TableSource>> {
@@ -120,9 +130,10 @@ impl<'a> Returning<'a> {
         let columns: Vec<Column> = plan.schema().columns();
         let target = TableReference::bare(self.target.alias.value.as_str());
         let width = self.target.table.arrow.fields().len();
-        let own = self.target.table.arrow.fields().iter().zip(&columns).map(|(field, column)| {
-            Expr::Column(column.clone()).alias_qualified(Some(target.clone()), field.name())
-        });
+        let own =
+            self.target.table.arrow.fields().iter().zip(&columns).map(|(field, column)| {
+                Expr::Column(column.clone()).alias_qualified(Some(target.clone()), field.name())
+            });
         let others = self.others.iter().zip(&columns[width..]).map(|((qualifier, field), column)| {
             Expr::Column(column.clone()).alias_qualified(qualifier.clone(), field.name())
         });
@@ -156,7 +167,8 @@ impl<'a> Returning<'a> {
         for item in self.items {
             match item {
                 ast::SelectItem::Wildcard(_) => {
-                    let mut names: Vec<&str> = self.others.iter().filter_map(|(name, _)| name.as_ref().map(TableReference::table)).collect();
+                    let mut names: Vec<&str> =
+                        self.others.iter().filter_map(|(name, _)| name.as_ref().map(TableReference::table)).collect();
                     names.dedup();
                     items.extend(names.into_iter().map(|name| every_column(&identifier(name))));
                     items.push(every_column(&self.target.alias));
@@ -167,7 +179,8 @@ impl<'a> Returning<'a> {
                 }
                 item => {
                     let mut item = item.clone();
-                    if let ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } = &mut item {
+                    if let ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } = &mut item
+                    {
                         let _ = ast::visit_expressions_mut(expr, |expr| {
                             if is_action(expr) {
                                 *expr = ast::Expr::Identifier(identifier(ACTION));
@@ -254,7 +267,11 @@ fn relations(from: &ast::TableWithJoins, names: &mut Vec<ast::Ident>) -> Result<
         };
         match name {
             Some(name) => names.push(identifier(&fold(name))),
-            None => return Err(Error::unsupported("RETURNING beside a relation without a name").with_hint("give it an alias")),
+            None => {
+                return Err(
+                    Error::unsupported("RETURNING beside a relation without a name").with_hint("give it an alias")
+                );
+            }
         }
     }
     Ok(())

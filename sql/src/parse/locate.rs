@@ -67,7 +67,9 @@ fn chain(tokens: &[TokenWithSpan]) -> Vec<String> {
     while let [TokenWithSpan { token: Token::Word(word), .. }, after @ ..] = rest {
         parts.push(if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() });
         match after {
-            [TokenWithSpan { token: Token::Period, .. }, next @ ..] if matches!(next.first(), Some(TokenWithSpan { token: Token::Word(_), .. })) => {
+            [TokenWithSpan { token: Token::Period, .. }, next @ ..]
+                if matches!(next.first(), Some(TokenWithSpan { token: Token::Word(_), .. })) =>
+            {
                 rest = next;
             }
             _ => break,
@@ -93,8 +95,16 @@ fn stands(tokens: &[TokenWithSpan], start: usize, end: usize, named: Named) -> b
     match named {
         Named::Function => called,
         Named::Schema => !alias,
-        Named::Column => !alias && !called && !keyword(&[Keyword::FROM, Keyword::JOIN, Keyword::INTO, Keyword::UPDATE, Keyword::TABLE]),
-        Named::Relation => !alias && (!called || keyword(&[Keyword::INTO, Keyword::TABLE, Keyword::COPY, Keyword::ON, Keyword::REFERENCES])),
+        Named::Column => {
+            !alias
+                && !called
+                && !keyword(&[Keyword::FROM, Keyword::JOIN, Keyword::INTO, Keyword::UPDATE, Keyword::TABLE])
+        }
+        Named::Relation => {
+            !alias
+                && (!called
+                    || keyword(&[Keyword::INTO, Keyword::TABLE, Keyword::COPY, Keyword::ON, Keyword::REFERENCES]))
+        }
     }
 }
 

@@ -140,14 +140,16 @@ struct Kept {
 impl Slot {
     /// The slot of a statement that was prepared in this scope, with the plan that preparing left.
     pub(crate) fn new(scope: &Scope, parameters: SchemaRef) -> Result<Self> {
-        let slot = Self { parameters, catalog: scope.catalog.clone(), path: scope.path.clone(), kept: Mutex::default() };
+        let slot =
+            Self { parameters, catalog: scope.catalog.clone(), path: scope.path.clone(), kept: Mutex::default() };
         if let Some(left) = scope.notes.planned.lock().take() {
             // Values will come in the announced types, which can be plainer than those that planning found.
             let fields = left.plan.get_parameter_fields()?;
-            let as_announced = fields.iter().all(|(name, field)| match (slot.parameters.field_with_name(name), field) {
-                (Ok(announced), Some(field)) => announced.data_type() == field.data_type(),
-                _ => false,
-            });
+            let as_announced =
+                fields.iter().all(|(name, field)| match (slot.parameters.field_with_name(name), field) {
+                    (Ok(announced), Some(field)) => announced.data_type() == field.data_type(),
+                    _ => false,
+                });
             if as_announced && !scope.notes.is_single() {
                 slot.keep(scope, Some(left))?;
             }
@@ -212,7 +214,12 @@ impl<'a> Planning<'a> {
                 Some(Kept { plan: None, .. }) => Step::Once(scope.clone()),
                 None => {
                     let param_types = slot.parameters.fields().iter().map(|field| Some(field.clone())).collect();
-                    Step::ToKeep(Scope { params: None, param_types: Arc::new(param_types), notes: Arc::default(), ..scope.clone() })
+                    Step::ToKeep(Scope {
+                        params: None,
+                        param_types: Arc::new(param_types),
+                        notes: Arc::default(),
+                        ..scope.clone()
+                    })
                 }
             },
             _ => Step::Once(scope.clone()),
@@ -294,7 +301,8 @@ fn detach(plan: LogicalPlan) -> Result<Option<LogicalPlan>> {
             let source = Arc::new(Unread::new(table.shape().clone()));
             return Ok(Transformed::yes(LogicalPlan::TableScan(TableScan { source, ..scan })));
         }
-        lasting &= crate::functions::is_series(provider.as_ref()) || provider.is::<datafusion::datasource::cte_worktable::CteWorkTable>();
+        lasting &= crate::functions::is_series(provider.as_ref())
+            || provider.is::<datafusion::datasource::cte_worktable::CteWorkTable>();
         Ok(Transformed::no(LogicalPlan::TableScan(scan)))
     })?;
     Ok(lasting.then_some(plan.data))
@@ -307,7 +315,10 @@ fn open(scope: &Scope, slot: &Slot, kept: ReadyPlan, calls_session: bool) -> Res
             LogicalPlan::TableScan(scan) => match scan.source.downcast_ref::<Unread>() {
                 Some(unread) => {
                     let table = LatticeTable::open(unread.shape().clone(), scope.reader.clone())?;
-                    Transformed::yes(LogicalPlan::TableScan(TableScan { source: provider_as_source(Arc::new(table)), ..scan }))
+                    Transformed::yes(LogicalPlan::TableScan(TableScan {
+                        source: provider_as_source(Arc::new(table)),
+                        ..scan
+                    }))
                 }
                 None => Transformed::no(LogicalPlan::TableScan(scan)),
             },

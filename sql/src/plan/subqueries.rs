@@ -92,7 +92,9 @@ fn condition(expr: Expr, outer: &DFSchema, whole: bool) -> Result<Transformed<Ex
 
 fn value(expr: Expr, outer: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(match expr {
-        Expr::Exists(Exists { subquery, negated }) => Transformed::yes(exists(subquery.subquery.as_ref().clone(), negated)?),
+        Expr::Exists(Exists { subquery, negated }) => {
+            Transformed::yes(exists(subquery.subquery.as_ref().clone(), negated)?)
+        }
         Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
             let found = compared(*expr, Operator::Eq, &SetQuantifier::Any, &subquery, outer)?;
             Transformed::yes(if negated { Expr::Not(Box::new(found)) } else { found })
@@ -108,7 +110,10 @@ fn value(expr: Expr, outer: &DFSchema) -> Result<Transformed<Expr>> {
 fn exists(mut plan: LogicalPlan, negated: bool) -> Result<Expr> {
     // A limit that leaves a row changes nothing, and correlation does not reach through it.
     while let LogicalPlan::Limit(limit) = &plan {
-        let (SkipType::Literal(0), FetchType::Literal(Some(1..))) = (limit.get_skip_type()?, limit.get_fetch_type()?) else { break };
+        let (SkipType::Literal(0), FetchType::Literal(Some(1..))) = (limit.get_skip_type()?, limit.get_fetch_type()?)
+        else {
+            break;
+        };
         plan = limit.input.as_ref().clone();
     }
     let mut query = LogicalPlanBuilder::from(plan);
@@ -118,7 +123,8 @@ fn exists(mut plan: LogicalPlan, negated: bool) -> Result<Expr> {
     let rows = "rows";
     let query = query.aggregate(Vec::<Expr>::new(), vec![count(lit(1i64)).alias(rows)])?;
     let op = if negated { Operator::Eq } else { Operator::Gt };
-    let test = Expr::BinaryExpr(BinaryExpr::new(Box::new(Expr::Column(Column::from_name(rows))), op, Box::new(lit(0i64))));
+    let test =
+        Expr::BinaryExpr(BinaryExpr::new(Box::new(Expr::Column(Column::from_name(rows))), op, Box::new(lit(0i64))));
     let plan = query.project(vec![test])?.build()?;
     Ok(Expr::ScalarSubquery(subquery(plan)))
 }
