@@ -1,19 +1,27 @@
-//! `lattice check`: opens the database of a stopped server and reads all of it.
+//! `lattice check`: verifies the database of a stopped server, and changes nothing of it.
 //!
-//! Opening verifies the checksums of the checkpoint and of the whole log, as every start does. Then each table is read
-//! row by row from whatever file holds it, and what its definition promises is verified: the stored row count, NOT NULL,
-//! unique keys, and foreign keys.
+//! The store is opened on a disk that forgets what is written, which verifies the checkpoint and the whole log as every start
+//! does. Then everything in the column tier is compared with what the log says of it (see [`storage::Verified`]), every index
+//! with its table, and every table with its definition: the stored row count, NOT NULL, unique keys and foreign keys.
 
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base::Principal;
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use sql::{Engine, Outcome, Session, SessionOptions, TableFilter, TableMeta};
+use runtime::{OverlayDisk, RealDisk, Runtime, SystemClock};
+use sql::{Engine, EngineOptions, Outcome, Session, SessionOptions, TableFilter, TableMeta};
+use storage::{OnProgress, Store, StoreOptions};
 
 use crate::cli::ServeArgs;
 use crate::serve;
+
+/// Unnamed files that are listed one by one.
+const LISTED_MAX: usize = 50;
 
 /// Runs the command: 0 when everything is sound, 1 when something is not or the database cannot be opened.
 pub async fn run(args: &ServeArgs) -> ExitCode {
@@ -32,46 +40,176 @@ pub async fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
+/// Says now and then how far it is: as a bar where somebody watches, in lines elsewhere.
+#[derive(Clone)]
+struct Teller {
+    bar: ProgressBar,
+    watched: bool,
+    told: Arc<parking_lot::Mutex<Instant>>,
+}
+
+impl Teller {
+    const EVERY: Duration = Duration::from_secs(2);
+
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, watched: std::io::stderr().is_terminal(), told: Arc::new(parking_lot::Mutex::new(Instant::now())) }
+    }
+
+    fn tell(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        let mut told = self.told.lock();
+        if !self.watched && told.elapsed() >= Self::EVERY {
+            *told = Instant::now();
+            eprintln!("{what}");
+        }
+    }
+}
+
 async fn check(args: &ServeArgs) -> Result<usize, String> {
     let config = args.load().map_err(|error| error.to_string())?;
     let data = std::path::Path::new(&config.listen.data);
     if !data.is_dir() {
         return Err(format!("{} is not a folder: name the database with --data", data.display()));
     }
+    if !data.join("LATTICE").is_file() {
+        return Err(format!("{} is not the data folder of a LatticeDB server", data.display()));
+    }
     let started = Instant::now();
-    let store = serve::open_store(&config).await?;
-    let engine =
-        Engine::open(store.clone(), serve::engine_options(&config)).await.map_err(|error| serve::describe(&error))?;
+    let teller = Teller::new();
+    let mut options = serve::store_options(&config);
+    options.inspect = true;
+    let listing = storage::listing(&Runtime::real(), &options).await.map_err(|error| serve::describe(&error))?;
+    let store = open(options, &teller).await?;
     println!("checkpoint and log are sound");
-    let session = engine.session(Principal::admin(), SessionOptions::default());
-    let filter = TableFilter { types: vec!["TABLE".to_owned()], ..TableFilter::default() };
-    let tables = session.tables(filter).await.map_err(|error| serve::describe(&error))?;
-    let bar = ProgressBar::new(u64::try_from(tables.len()).unwrap_or_default());
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} tables {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    let (mut rows, mut faults) = (0, 0);
-    for table in &tables {
-        bar.set_message(format!("{}.{}", table.schema, table.name));
-        let (count, wrong) = one(&session, table).await;
-        for fault in &wrong {
-            bar.suspend(|| println!("{}.{}: {fault}", table.schema, table.name));
-        }
-        rows += count;
-        faults += wrong.len();
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    session.close().await;
-    engine.shutdown().await;
+    let mut engine_options = serve::engine_options(&config);
+    engine_options.spill_folder = None;
+    let (faults, summary) = verify(&store, engine_options, &listing, &teller, |fault| {
+        teller.bar.suspend(|| println!("{fault}"));
+    })
+    .await;
+    teller.bar.finish_and_clear();
     store.shutdown().await.map_err(|error| serve::describe(&error))?;
-    println!(
-        "{} tables with {rows} rows read in {:.1} s, {faults} faults",
-        tables.len(),
-        started.elapsed().as_secs_f64()
-    );
+    println!("{summary} read in {:.1} s, {faults} faults", started.elapsed().as_secs_f64());
     Ok(faults)
+}
+
+/// Opens the store so that nothing of it changes.
+async fn open(options: StoreOptions, teller: &Teller) -> Result<Store, String> {
+    let disk = OverlayDisk::new(Arc::new(RealDisk::new()));
+    let runtime = Runtime { clock: Arc::new(SystemClock::new()), disk: Arc::new(disk) };
+    let opening = Store::open(runtime, options);
+    tokio::pin!(opening);
+    loop {
+        tokio::select! {
+            opened = &mut opening => return opened.map_err(|error| serve::describe(&error)),
+            () = tokio::time::sleep(Teller::EVERY) => teller.tell("reading the checkpoint and the log"),
+        }
+    }
+}
+
+/// Verifies an open store; returns the number of faults, and what was read, in words.
+async fn verify(
+    store: &Store,
+    engine_options: EngineOptions,
+    listing: &[(String, u64)],
+    teller: &Teller,
+    fault: impl Fn(String),
+) -> (usize, String) {
+    let mut faults = 0;
+    let mut report = |text: String| {
+        faults += 1;
+        fault(text);
+    };
+    let engine = match Engine::open(store.clone(), engine_options).await {
+        Ok(engine) => Some(engine),
+        Err(error) => {
+            report(format!("the catalog cannot be read, so names and constraints are not checked: {}", serve::describe(&error)));
+            None
+        }
+    };
+    let mut names = HashMap::new();
+    if let Some(engine) = &engine {
+        match engine.stored_names().await {
+            Ok(all) => names.extend(all),
+            Err(error) => report(format!("the catalog cannot be read: {}", serve::describe(&error))),
+        }
+    }
+    let progress: OnProgress = {
+        let teller = teller.clone();
+        Arc::new(move |progress| {
+            teller.tell(&format!(
+                "{} of {} files, {}",
+                progress.objects,
+                progress.objects_total,
+                indicatif::BinaryBytes(progress.bytes)
+            ));
+        })
+    };
+    let seen = store.verify(listing, progress).await;
+    for problem in &seen.problems {
+        let name = problem.table.map(|table| names.get(&table).cloned().unwrap_or_else(|| format!("table {table}")));
+        let name = name.map(|name| format!("{name}: ")).unwrap_or_default();
+        report(format!("{name}{}: {}; {}", problem.object, problem.what, problem.advice));
+    }
+    // What only follows from a fault that was named is no fault of its own.
+    let follows = |what: &str| seen.problems.iter().any(|problem| what.contains(&problem.object));
+    let (mut rows, mut tables_read) = (0, 0);
+    if let Some(engine) = &engine {
+        let session = engine.session(Principal::admin(), SessionOptions::default());
+        let filter = TableFilter { types: vec!["TABLE".to_owned()], ..TableFilter::default() };
+        match session.tables(filter).await {
+            Ok(tables) => {
+                tables_read = tables.len();
+                for table in &tables {
+                    teller.tell(&format!("{}.{}", table.schema, table.name));
+                    let (count, wrong) = one(&session, table).await;
+                    rows += count;
+                    for what in wrong.into_iter().filter(|what| !follows(what)) {
+                        report(format!("{}.{}: {what}; restore a backup, or mend the rows", table.schema, table.name));
+                    }
+                }
+            }
+            Err(error) => report(format!("the tables cannot be listed: {}", serve::describe(&error))),
+        }
+        match engine.verify_indexes(|name| teller.tell(name)).await {
+            Ok(found) => {
+                for wrong in found.into_iter().filter(|wrong| !follows(&wrong.what)) {
+                    report(format!(
+                        "{}, index {}: {}; drop the index and create it again",
+                        wrong.table, wrong.index, wrong.what
+                    ));
+                }
+            }
+            Err(error) => report(format!("the indexes cannot be compared: {}", serve::describe(&error))),
+        }
+        session.close().await;
+        engine.shutdown().await;
+    }
+    if !seen.orphans.is_empty() {
+        let bytes: u64 = seen.orphans.iter().map(|(_, bytes)| bytes).sum();
+        println!(
+            "{} files ({}) belong to nothing, as a crash leaves them; they are no fault, and the next start or flush removes what it knows:",
+            seen.orphans.len(),
+            indicatif::BinaryBytes(bytes)
+        );
+        for (path, bytes) in seen.orphans.iter().take(LISTED_MAX) {
+            println!("  {path} ({bytes} bytes)");
+        }
+        if seen.orphans.len() > LISTED_MAX {
+            println!("  … and {} more", seen.orphans.len() - LISTED_MAX);
+        }
+    }
+    let summary = format!(
+        "{tables_read} tables with {rows} rows, {} files with {}",
+        seen.files,
+        indicatif::BinaryBytes(seen.bytes)
+    );
+    (faults, summary)
 }
 
 /// Reads one table; the number of its rows, and what is wrong with it.
@@ -188,4 +326,94 @@ async fn number(session: &Session, query: &str) -> Result<u64, String> {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatch;
+    use storage::{BeginOptions, KeyCodec, Locator, ScanSpec};
+
+    use super::*;
+
+    async fn found(store: &Store) -> Vec<String> {
+        let faults = parking_lot::Mutex::new(Vec::new());
+        verify(store, EngineOptions::default(), &[], &Teller::new(), |fault| faults.lock().push(fault)).await;
+        faults.into_inner()
+    }
+
+    /// Deletes a row behind the back of SQL.
+    async fn delete_row(store: &Store, table: base::TableId, row: usize) {
+        let schema = store.definition(table).unwrap();
+        let transaction = store.begin(BeginOptions::default()).await.unwrap();
+        let view = transaction.view(&schema).unwrap();
+        let mut keys = Vec::new();
+        for partition in view.partitions(1) {
+            let batches: Vec<RecordBatch> =
+                view.scan(&partition, &ScanSpec::new(schema.key.clone())).try_collect().await.unwrap();
+            for batch in batches {
+                keys.extend(KeyCodec::new(&schema).unwrap().keys_of_columns(batch.columns()).unwrap());
+            }
+        }
+        keys.sort_unstable();
+        let key = vec![keys[row].clone()];
+        let at: Vec<Locator> = view.find(&key).await.unwrap().into_iter().map(|found| found.unwrap().locator).collect();
+        transaction.delete(&schema, &key, &at).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_break_their_definition_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = StoreOptions::new(folder.path().to_owned());
+        options.flush_interval_ms = 0;
+        options.segment_bytes = 1 << 20;
+        let store = Store::open(Runtime::real(), options).await.unwrap();
+        let engine = Engine::open(store.clone(), EngineOptions::default()).await.unwrap();
+        let session = engine.session(Principal::admin(), SessionOptions::default());
+        for statement in [
+            "create table p (id int primary key, v text not null)",
+            "create table c (id int primary key, p int references p, w int)",
+            "create index c_w on c (w)",
+            "insert into p values (1, 'a'), (2, 'b')",
+            "insert into c values (1, 1, 5), (2, 2, 6), (3, null, 7)",
+        ] {
+            session.run(statement).await.unwrap();
+        }
+        assert_eq!(found(&store).await, Vec::<String>::new());
+        let names: HashMap<String, base::TableId> =
+            engine.stored_names().await.unwrap().into_iter().map(|(id, name)| (name, id)).collect();
+        delete_row(&store, names["public.p"], 0).await;
+        let faults = found(&store).await;
+        assert!(faults.len() == 1 && faults[0].starts_with("public.c: 1 rows that refer to a row"), "{faults:?}");
+        session.run("insert into p values (1, 'a')").await.unwrap();
+        delete_row(&store, names["public.c, index c_w"], 1).await;
+        let faults = found(&store).await;
+        assert!(faults.len() == 1 && faults[0].contains("index c_w: 1 of 3 rows have no entry, such as (w)=(6)"), "{faults:?}");
+        assert!(faults[0].ends_with("drop the index and create it again"), "{faults:?}");
+        session.run("drop index c_w").await.unwrap();
+        session.run("create index c_w on c (w)").await.unwrap();
+        assert_eq!(found(&store).await, Vec::<String>::new());
+        // A NULL where none may be.
+        let schema = store.definition(names["public.p"]).unwrap();
+        let mut columns = schema.columns.clone();
+        columns.iter_mut().for_each(|column| column.nullable = column.name != "id");
+        let lax = storage::StoredSchema::new(schema.table, schema.version, columns, schema.key.clone());
+        let arrays: Vec<arrow::array::ArrayRef> = lax
+            .arrow()
+            .fields()
+            .iter()
+            .map(|field| match field.is_nullable() {
+                true => arrow::array::new_null_array(field.data_type(), 1),
+                false => Arc::new(arrow::array::Int32Array::from(vec![9])),
+            })
+            .collect();
+        let lax = Arc::new(lax);
+        let transaction = store.begin(BeginOptions::default()).await.unwrap();
+        let row = RecordBatch::try_new(Arc::clone(lax.arrow()), arrays).unwrap();
+        transaction.insert(&lax, &row).await.unwrap();
+        transaction.commit().await.unwrap();
+        let faults = found(&store).await;
+        assert!(faults.iter().any(|fault| fault.starts_with("public.p: ") && fault.contains("NULL") || fault.contains("null")), "{faults:?}");
+        store.shutdown().await.unwrap();
+    }
 }

@@ -38,9 +38,11 @@ mod settings;
 mod show;
 mod transaction;
 mod types;
+mod verify;
 
 pub use door::*;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use progress::Progress;
 pub use session::{Moment, OpenOptions, Opened, Parsed, Prepared, Script, Session};
+pub use verify::IndexFault;

@@ -70,6 +70,16 @@ pub enum Error {
         /// The setting that bounds it.
         limit: String,
     },
+    /// A writer waited in vain for room in the row tier.
+    #[error("the row tier is full (storage.row_tier = {limit_bytes} bytes) and no room came in {waited_ms} ms: {cause}")]
+    Stalled {
+        /// The limit of the row tier.
+        limit_bytes: usize,
+        /// How long the writer waited.
+        waited_ms: u64,
+        /// Why rows do not move on.
+        cause: String,
+    },
     /// A transaction does not fit into one log entry, and has been rolled back.
     #[error(
         "a transaction of {bytes} bytes is above the limit of {limit} for one log entry: split it, or raise storage.journal_segment"
@@ -142,7 +152,9 @@ impl Classify for Error {
             | Error::Place(_)
             | Error::Invalid(_) => ErrorKind::InvalidInput,
             Error::UnknownTable(_) => ErrorKind::NotFound,
-            Error::LimitReached { .. } | Error::TooLarge { .. } | Error::DiskFull => ErrorKind::Exhausted,
+            Error::LimitReached { .. } | Error::Stalled { .. } | Error::TooLarge { .. } | Error::DiskFull => {
+                ErrorKind::Exhausted
+            }
             Error::Indeterminate => ErrorKind::Indeterminate,
             Error::Unavailable(_) => ErrorKind::Unavailable,
             Error::Corrupt(_) => ErrorKind::Corrupt,
@@ -160,7 +172,7 @@ impl Classify for Error {
             Error::TransactionEnded => SqlState::NO_ACTIVE_TRANSACTION,
             Error::ReadOnly => SqlState::READ_ONLY_TRANSACTION,
             Error::UnknownSavepoint => SqlState::INVALID_SAVEPOINT,
-            Error::LimitReached { .. } => SqlState::CONFIGURATION_LIMIT,
+            Error::LimitReached { .. } | Error::Stalled { .. } => SqlState::CONFIGURATION_LIMIT,
             Error::DiskFull => SqlState::DISK_FULL,
             Error::TooLarge { .. } => SqlState::PROGRAM_LIMIT,
             Error::Folder(_) | Error::Place(_) => SqlState::OBJECT_NOT_IN_STATE,

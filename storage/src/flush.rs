@@ -80,6 +80,8 @@ pub(crate) struct Compactor {
     unswept: Mutex<Vec<TableId>>,
     /// While this is not zero, nothing is removed from the column tier: somebody copies it.
     pub(crate) holds: AtomicU64,
+    /// Tables that an inspection could not put together.
+    pub(crate) damaged: Mutex<HashSet<TableId>>,
 }
 
 /// A row on its way to a file.
@@ -109,6 +111,19 @@ impl Compactor {
             tracing::info!(tables = deleted.len(), "removed files of tables that were never committed");
         }
         Ok(compactor)
+    }
+
+    /// As [`Compactor::recover`], but the column tier stays as it is. Tables whose masks cannot be looked up, because a file
+    /// is damaged, are remembered.
+    pub(crate) async fn inspect(state: &Arc<State>, columns: &ColumnStore) -> Self {
+        let compactor = Self::default();
+        for table in state.all_tables() {
+            if let Err(error) = rebuild_masks(&table, columns).await {
+                tracing::debug!(table_id = table.id.0, %error, "the rows in memory cannot be matched with damaged files");
+                compactor.damaged.lock().insert(table.id);
+            }
+        }
+        compactor
     }
 
     /// Makes the content of the published version that of the newest one.

@@ -37,6 +37,7 @@ mod state;
 mod store;
 mod transaction;
 mod validate;
+mod verify;
 mod view;
 mod writes;
 
@@ -49,6 +50,7 @@ pub use error::{Error, Result};
 pub use options::{OnFatal, StoreOptions};
 pub use store::{Snapshot, Store};
 pub use transaction::{SavepointId, Transaction};
+pub use verify::{Problem, Verified, listing};
 pub use view::{
     ColumnStatistics, Found, Locator, Partition, RowCount, ScanSpec, SystemColumns, TableView, ZoneCondition, ZoneFilter,
     ZoneOp,

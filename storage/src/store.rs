@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) watchers: Watchers,
     /// Whether writes are refused because the disk is almost full.
     disk_low: AtomicBool,
+    /// Why the last flush failed, if it did.
+    flush_failure: Mutex<Option<String>>,
     /// Held while a backup runs.
     pub(crate) backing_up: tokio::sync::Mutex<()>,
 }
@@ -101,6 +103,7 @@ impl Store {
         let url = options.columns_location();
         let mut column_options = ColumnOptions::new(folder.cluster(), folder.epoch());
         column_options.disk = Arc::clone(&runtime.disk);
+        column_options.inspect = options.inspect;
         // Decoded keys and statistics get most: they answer lookups without reading.
         column_options.metadata_cache_bytes = options.cache_bytes / 4;
         column_options.key_cache_bytes = options.cache_bytes / 4;
@@ -120,7 +123,11 @@ impl Store {
             .await
             .map_err(Error::part)?;
         state.check()?;
-        let compactor = Compactor::recover(&state, &columns).await?;
+        let compactor = if options.inspect {
+            Compactor::inspect(&state, &columns).await
+        } else {
+            Compactor::recover(&state, &columns).await?
+        };
         let sequencer = Sequencer::start(Arc::clone(&state), raft.clone(), Arc::clone(&runtime.clock))?;
         let core = Arc::new(Core {
             options,
@@ -143,9 +150,13 @@ impl Store {
             folder: Mutex::new(Some(folder)),
             watchers,
             disk_low: AtomicBool::new(false),
+            flush_failure: Mutex::default(),
             backing_up: tokio::sync::Mutex::default(),
         });
         let store = Store { core };
+        if store.core.options.inspect {
+            return Ok(store);
+        }
         let weak = Arc::downgrade(&store.core);
         let task = tokio::spawn(async move {
             loop {
@@ -246,6 +257,11 @@ impl Store {
         checkpoint
     }
 
+    /// The newest definition of a table.
+    pub fn definition(&self, table: TableId) -> Option<Arc<StoredSchema>> {
+        self.core.state.table(table)?.schema()
+    }
+
     /// What is stored of a table, for metrics, tests and `lattice.tables`; `None` for a table that was never defined.
     pub fn table_info(&self, table: TableId) -> Option<TableInfo> {
         let table = self.core.state.table(table)?;
@@ -304,9 +320,16 @@ impl Core {
         let timeout = Duration::from_millis(self.options.write_stall_timeout_ms);
         match tokio::time::timeout(timeout, self.state.row_tier.reserve(bytes)).await {
             Ok(reservation) => reservation.map_err(Error::part),
-            Err(_) => Err(Error::LimitReached {
-                what: "writes wait for the flush and the row tier is full",
-                limit: format!("row_tier_bytes = {}", self.options.row_tier_bytes),
+            Err(_) => Err(Error::Stalled {
+                limit_bytes: self.options.row_tier_bytes,
+                waited_ms: self.options.write_stall_timeout_ms,
+                cause: match self.flush_failure.lock().as_ref() {
+                    Some(failure) => format!("rows cannot move to the column tier {}: {failure}", self.columns.url()),
+                    None => format!(
+                        "rows do not move to the column tier {} as fast as they come, or it cannot be reached",
+                        self.columns.url()
+                    ),
+                },
             }),
         }
     }
@@ -381,7 +404,9 @@ impl Core {
             let next = self.state.all_tables().into_iter().filter(due).max_by_key(|table| table.rows.bytes());
             let Some(table) = next.filter(|_| !self.closing.load(Ordering::Acquire)) else { return };
             let urgent = self.compactor.is_urgent(&table, &self.options, &self.state.row_tier);
-            match self.flush_table(&table).await {
+            let flushed = self.flush_table(&table).await;
+            *self.flush_failure.lock() = flushed.as_ref().err().map(ToString::to_string);
+            match flushed {
                 Ok(()) if urgent => {}
                 Ok(()) => {
                     done.insert(table.id);

@@ -35,6 +35,7 @@
 mod clock;
 mod disk;
 mod failpoint;
+mod overlay;
 mod real;
 mod sim;
 
@@ -43,6 +44,7 @@ use std::sync::Arc;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile, DiskLock, OpenMode, create_dir_durably, read_exact_at, read_file, write_atomically};
 pub use failpoint::{arm_failpoint, failpoint_hit, failpoints_armed};
+pub use overlay::OverlayDisk;
 pub use real::RealDisk;
 pub use sim::{DiskOp, Fault, FaultError, SimDisk, SimRng};
 

@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::num::NonZero;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,7 +40,7 @@ use lance_table::io::commit::{
     CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
 use lance_table::io::deletion::{deletion_file_path, read_deletion_file, write_deletion_file};
-use object_store::ObjectStoreExt;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 
@@ -520,6 +521,24 @@ impl ColumnStore {
         self.describe(&pin, &known).await
     }
 
+    /// Whether a manifest ends as one does: where its message begins, two version numbers and a magic. True when there is
+    /// no such object, which others report.
+    async fn has_manifest_footer(&self, path: &Path) -> Result<bool> {
+        const FOOTER: u64 = 16;
+        let options = GetOptions { range: Some(GetRange::Suffix(FOOTER)), ..GetOptions::default() };
+        let found = match self.inner.objects.get_opts(path, options).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        let size = found.meta.size;
+        let footer = found.bytes().await?;
+        let start = footer.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+        Ok(size > FOOTER
+            && footer.ends_with(lance_file::format::MAGIC)
+            && start.is_some_and(|start| start < size - FOOTER))
+    }
+
     async fn describe(&self, pin: &DatasetPin, known: &HashMap<&str, &FileMeta>) -> Result<Committed> {
         let mut files = Vec::with_capacity(pin.fragments().len());
         for fragment in pin.fragments() {
@@ -562,14 +581,15 @@ impl ColumnStore {
         }
     }
 
-    async fn deletion_vector(&self, pin: &DatasetPin, fragment: u64) -> Result<Option<Arc<RoaringBitmap>>> {
+    pub(crate) async fn deletion_vector(&self, pin: &DatasetPin, fragment: u64) -> Result<Option<Arc<RoaringBitmap>>> {
         let Some(file) = pin.deletions.get(&fragment) else { return Ok(None) };
         let folder = self.dataset_path(pin.table, pin.role);
         let path = deletion_file_path(&folder, fragment, file);
         if let Some(rows) = self.inner.deletions.get(&path) {
             return Ok(Some(rows));
         }
-        let rows: RoaringBitmap = match read_deletion_file(fragment, file, &folder, &self.inner.lance).await? {
+        let read = AssertUnwindSafe(read_deletion_file(fragment, file, &folder, &self.inner.lance)).catch_unwind().await;
+        let rows: RoaringBitmap = match read.map_err(|_| Error::corrupt(path.as_ref(), "it cannot be read"))?? {
             DeletionVector::NoDeletions => RoaringBitmap::new(),
             DeletionVector::Set(rows) => rows.into_iter().collect(),
             DeletionVector::Bitmap(rows) => rows,
@@ -589,10 +609,18 @@ impl ColumnStore {
         let mut builder = DatasetBuilder::from_uri(self.dataset_uri(table, role))
             .with_session(self.inner.session.clone())
             .with_commit_handler(Arc::new(ConditionalPutCommitHandler));
+        let mut named = self.dataset_path(table, role).to_string();
         if let Some(version) = version {
             builder = builder.with_version(version.0);
+            let path = ManifestNamingScheme::V2.manifest_path(&self.dataset_path(table, role), version.0);
+            if !self.has_manifest_footer(&path).await? {
+                return Err(Error::corrupt(path.as_ref(), "not a manifest, or cut short"));
+            }
+            named = path.to_string();
         }
-        match Box::pin(builder.load()).await {
+        // Lance trusts what it reads: damaged numbers can make it panic.
+        let loaded = AssertUnwindSafe(Box::pin(builder.load())).catch_unwind().await;
+        match loaded.map_err(|_| Error::corrupt(named, "it cannot be read"))? {
             Ok(dataset) => Ok(Some(dataset)),
             Err(
                 lance_core::Error::DatasetNotFound { .. }
@@ -616,6 +644,11 @@ fn path_of(fragment: &Fragment) -> Option<&str> {
 
 fn by_path(fragments: &[Fragment]) -> HashMap<&str, &Fragment> {
     fragments.iter().filter_map(|fragment| Some((path_of(fragment)?, fragment))).collect()
+}
+
+/// What a version's transaction says.
+pub(crate) async fn properties_of(pin: &DatasetPin) -> Result<BTreeMap<String, String>> {
+    properties(&pin.dataset).await
 }
 
 async fn properties(dataset: &Dataset) -> Result<BTreeMap<String, String>> {

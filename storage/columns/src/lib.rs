@@ -17,7 +17,9 @@ mod scan;
 mod sketch;
 mod stats;
 mod store;
+mod sums;
 mod transfer;
+mod verify;
 mod wire;
 mod write;
 
@@ -34,6 +36,7 @@ pub use sketch::DistinctSketch;
 pub use stats::{ColumnStats, FileStats};
 pub use store::{ColumnOptions, ColumnStore, ObjectInfo};
 pub use transfer::{Depot, Digest};
+pub use verify::Finding;
 pub use write::{KeyOrder, WriteSpec};
 
 /// Rows in one zone, the unit of pruning and of key look-ups.

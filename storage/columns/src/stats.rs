@@ -39,7 +39,9 @@ use crate::wire::{In, Out};
 use crate::{ColumnStore, DistinctSketch, Error, FileMeta, Result, Role, TX_FROM_COLUMN, TX_TO_COLUMN, ZONE_ROWS};
 
 const MAGIC: &[u8; 4] = b"LCST";
-const VERSION: u8 = 1;
+/// With the checksum of the data file at the end. Version 1 has none.
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_CHECKSUM: u8 = 1;
 /// Longer strings are cut in bounds.
 const BOUND_BYTES: usize = 64;
 
@@ -69,6 +71,8 @@ pub struct FileStats {
     /// First and last key per zone, of a sorted file.
     keys: Vec<(RowKey, RowKey)>,
     columns: Vec<StoredStats>,
+    /// The XXH3 (128 bits) of the data file.
+    checksum: Option<u128>,
 }
 
 #[derive(Debug)]
@@ -310,6 +314,14 @@ fn above(prefix: &[u8], utf8: bool) -> Option<Vec<u8>> {
 }
 
 impl Zone {
+    fn write(&self, out: &mut Out) {
+        out.u8(u8::from(self.min.is_some()) | u8::from(self.max.is_some()) << 1 | u8::from(self.cut) << 2);
+        out.u64(u64::from(self.nulls));
+        for value in [&self.min, &self.max].into_iter().flatten() {
+            value.write(out);
+        }
+    }
+
     /// Takes in more rows; `had` and `rows` are how many there were and how many come.
     fn extend(&mut self, had: u32, other: Zone, rows: u32) {
         let unknown = |zone: &Zone, rows: u32| (zone.min.is_none(), zone.max.is_none(), zone.nulls == rows);
@@ -412,6 +424,53 @@ impl Test {
 }
 
 impl FileStats {
+    /// Says what the data file's bytes are known by.
+    pub(crate) fn with_checksum(self, checksum: Option<u128>) -> Self {
+        Self { checksum, ..self }
+    }
+
+    pub(crate) fn checksum(&self) -> Option<u128> {
+        self.checksum
+    }
+
+    /// The statistics of one file under the description of another.
+    #[cfg(test)]
+    pub(crate) fn clone_for_test(&self, meta: FileMeta, checksum: Option<u128>) -> Self {
+        let mut other = decode("sidecar", encode(self).into()).expect("what was written can be read");
+        other.meta = meta;
+        other.checksum = checksum;
+        other
+    }
+
+    /// The fields of the file, in its order.
+    pub(crate) fn described(&self) -> Vec<(String, Form, DataType)> {
+        self.columns.iter().map(|column| (column.name.clone(), column.form, column.data_type.clone())).collect()
+    }
+
+    /// What is said here of columns that `other`, made from the same file, says otherwise. Columns that `other` lacks are
+    /// left out.
+    pub(crate) fn difference(&self, other: &FileStats) -> Option<String> {
+        if self.keys != other.keys {
+            return Some("the keys of its zones".to_owned());
+        }
+        if self.bloom.as_bytes() != other.bloom.as_bytes() {
+            return Some("the key filter".to_owned());
+        }
+        for column in &other.columns {
+            let Some(said) = self.columns.iter().find(|known| known.name == column.name) else { continue };
+            let bytes = |column: &StoredStats| {
+                let mut out = Out::default();
+                column.totals.distinct.write(&mut out);
+                column.zones.iter().for_each(|zone| zone.write(&mut out));
+                out.bytes
+            };
+            if bytes(said) != bytes(column) {
+                return Some(format!("the statistics of column {}", column.name));
+            }
+        }
+        None
+    }
+
     /// The file as its writer described it: staged, and without a commit timestamp if it had none yet.
     pub fn meta(&self) -> &FileMeta {
         &self.meta
@@ -632,6 +691,7 @@ impl StatsBuilder {
             keys: if self.sorted { self.keys } else { Vec::new() },
             columns: columns.collect(),
             meta,
+            checksum: None,
         }
     }
 }
@@ -684,7 +744,7 @@ fn totals(
 pub(crate) fn encode(stats: &FileStats) -> Vec<u8> {
     let mut out = Out::default();
     out.bytes.extend_from_slice(MAGIC);
-    out.u8(VERSION);
+    out.u8(if stats.checksum.is_some() { VERSION } else { VERSION_WITHOUT_CHECKSUM });
     out.slice(&stats.meta.encode());
     out.u64(u64::from(stats.zone_rows));
     out.slice(stats.bloom.as_bytes());
@@ -705,12 +765,11 @@ pub(crate) fn encode(stats: &FileStats) -> Vec<u8> {
         out.u64(column.totals.bytes);
         column.totals.distinct.write(&mut out);
         for zone in &column.zones {
-            out.u8(u8::from(zone.min.is_some()) | u8::from(zone.max.is_some()) << 1 | u8::from(zone.cut) << 2);
-            out.u64(u64::from(zone.nulls));
-            for value in [&zone.min, &zone.max].into_iter().flatten() {
-                value.write(&mut out);
-            }
+            zone.write(&mut out);
         }
+    }
+    if let Some(checksum) = stats.checksum {
+        out.bytes.extend_from_slice(&checksum.to_le_bytes());
     }
     let checksum = crc32c::crc32c(&out.bytes);
     out.bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -726,13 +785,18 @@ pub(crate) fn decode(path: &str, bytes: Bytes) -> Result<FileStats> {
         return Err(Error::corrupt(path, "checksum mismatch"));
     }
     let body = bytes.slice(..body.len());
-    match body.strip_prefix(MAGIC.as_slice()).and_then(|rest| rest.first()) {
-        Some(&VERSION) => {}
+    let summed = match body.strip_prefix(MAGIC.as_slice()).and_then(|rest| rest.first()) {
+        Some(&VERSION) => true,
+        Some(&VERSION_WITHOUT_CHECKSUM) => false,
         Some(version) => return Err(Error::corrupt(path, format!("format version {version} is not known"))),
         None => return Err(Error::corrupt(path, "not a statistics file")),
-    }
+    };
     let mut input = In::new(body.slice(MAGIC.len() + 1..));
-    read_body(&mut input).filter(|_| input.bytes.is_empty()).ok_or_else(|| Error::corrupt(path, "fields do not add up"))
+    let read = read_body(&mut input).and_then(|stats| {
+        let checksum = if summed { Some(u128::from_le_bytes(input.array()?)) } else { None };
+        input.bytes.is_empty().then(|| stats.with_checksum(checksum))
+    });
+    read.ok_or_else(|| Error::corrupt(path, "fields do not add up"))
 }
 
 fn read_body(input: &mut In) -> Option<FileStats> {
@@ -771,7 +835,7 @@ fn read_body(input: &mut In) -> Option<FileStats> {
         let totals = totals(&data_type, &zones, meta.rows, zone_rows, distinct, bytes);
         columns.push(StoredStats { name, form, data_type, zones, totals });
     }
-    Some(FileStats { meta, zone_rows, bloom, keys, columns })
+    Some(FileStats { meta, zone_rows, bloom, keys, columns, checksum: None })
 }
 
 fn write_type(out: &mut Out, data_type: &DataType) {

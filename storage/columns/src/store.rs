@@ -30,6 +30,7 @@ use crate::cache::Cache;
 use crate::local::LocalStore;
 use crate::lookup::ZoneKeys;
 use crate::read::OpenFile;
+use crate::sums::{Summing, Sums};
 use crate::wire::{In, Out};
 use crate::{BATCH_ROWS, DatasetPin, Error, FileStats, Result, Role};
 
@@ -70,6 +71,9 @@ pub struct ColumnOptions {
     pub open_files: usize,
     /// The disk that holds a local store.
     pub disk: Arc<dyn Disk>,
+    /// Only look: the owner is checked and nothing is taken over. A local folder still needs its own files (see
+    /// [`runtime::OverlayDisk`]).
+    pub inspect: bool,
 }
 
 impl ColumnOptions {
@@ -87,6 +91,7 @@ impl ColumnOptions {
             open_readers: 1024,
             open_files: 1024,
             disk: Arc::new(RealDisk::new()),
+            inspect: false,
         }
     }
 }
@@ -126,6 +131,8 @@ pub(crate) struct Inner {
     pub(crate) blocks: Cache<BlockKey, ArrayRef>,
     /// Data files of this process that were neither committed nor discarded.
     pub(crate) fresh: Mutex<HashSet<Path>>,
+    /// The checksums of data files on their way into sidecars.
+    pub(crate) sums: Sums,
     /// Held while a dataset is committed to or swept.
     pub(crate) writers: Mutex<HashMap<(TableId, Role), Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -178,7 +185,9 @@ impl ColumnStore {
         let (objects, local) = open_objects(url, options.disk.clone(), Access::Own, options.open_files).await?;
         let shared = url.starts_with("s3://");
         let registry = Arc::new(ObjectStoreRegistry::empty());
-        registry.insert(SCHEME, Arc::new(Provider { objects: objects.clone(), shared }));
+        let sums = Sums::default();
+        let summing: Arc<dyn ObjectStore> = Arc::new(Summing::new(objects.clone(), sums.clone()));
+        registry.insert(SCHEME, Arc::new(Provider { objects: summing, shared }));
         // Nothing here uses Lance's indexes yet.
         let session = Arc::new(Session::new(1 << 20, options.metadata_cache_bytes / 2, registry.clone()));
         let root = Url::parse(&format!("{SCHEME}://store/")).map_err(|error| Error::InvalidInput(error.to_string()))?;
@@ -198,11 +207,16 @@ impl ColumnStore {
             key_zones: Cache::new(options.key_cache_bytes),
             blocks: Cache::new(options.column_cache_bytes),
             fresh: Mutex::new(HashSet::new()),
+            sums,
             writers: Mutex::new(HashMap::new()),
             options,
         };
         let store = Self { inner: Arc::new(inner) };
-        store.take_ownership().await?;
+        if store.inner.options.inspect {
+            store.check_owner().await?;
+        } else {
+            store.take_ownership().await?;
+        }
         Ok(store)
     }
 

@@ -1151,3 +1151,99 @@ fn the_types_are_all_there() {
     assert!(has(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))));
     assert_eq!(schema.columns.len(), 1 + 16 * 2 + 32);
 }
+
+/// Everything of a dataset is compared with what is said of it, and each kind of damage is found where it is.
+#[tokio::test]
+async fn damage_is_found_by_verifying() {
+    let dir = tempfile::tempdir().unwrap();
+    let schema = small_schema();
+    let keys: Vec<i64> = (0..20_000).collect();
+    let (files, version) = {
+        let store = in_folder(&dir).await;
+        let written = write(&store, &schema, 0, vec![small_rows(&keys[..12_000], 7), small_rows(&keys[12_000..], 8)], 15_000).await;
+        assert_eq!(written.len(), 2);
+        let first = store.commit(TABLE, Role::Current, DatasetVersion(0), adding(written, &[])).await.unwrap();
+        let delete = BTreeMap::from([(first.files[0].file, RoaringBitmap::from_iter([3, 9]))]);
+        let commit = Commit { delete, files: &first.files, ..Commit::default() };
+        let second = store.commit(TABLE, Role::Current, first.version, commit).await.unwrap();
+        (second.files, second.version)
+    };
+    let shared: Vec<Arc<FileMeta>> = files.iter().cloned().map(Arc::new).collect();
+    let all = |changed: Option<(String, Vec<u8>)>| {
+        let (dir, schema, shared, files) = (dir.path().to_owned(), schema.clone(), shared.clone(), files.clone());
+        async move {
+            // A new store has no caches.
+            let store = ColumnStore::open(dir.join("columns").to_str().unwrap(), options()).await.unwrap();
+            let mut before = None;
+            if let Some((path, bytes)) = changed {
+                before = Some((path.clone(), store.read_object(&path).await.unwrap()));
+                store.write_object(&path, bytes.into()).await.unwrap();
+            }
+            let mut findings = store.verify_version(TABLE, Role::Current, version, &shared).await;
+            for meta in &files {
+                findings.extend(store.verify_file(&schema, meta).await.0);
+            }
+            if let Some((path, bytes)) = before {
+                store.write_object(&path, bytes).await.unwrap();
+            }
+            findings
+        }
+    };
+    assert_eq!(all(None).await, []);
+    let store = in_folder(&dir).await;
+    let listed = store.list_objects("").await.unwrap();
+    let objects = store.objects_of(TABLE, Role::Current, version, &shared).await.unwrap();
+    assert!(objects.iter().all(|path| listed.iter().any(|object| object.path == *path)), "{objects:?}");
+    let read = |path: &str| std::fs::read(dir.path().join("columns").join(path)).unwrap();
+    let sidecar = format!("t1000/current/_stats/{}.stats", files[0].path);
+    let (honest, data) = (read(&sidecar), format!("t1000/current/data/{}", files[1].path));
+    drop(store);
+    // Any byte of a data file.
+    let sound = read(&data);
+    for at in (0..sound.len()).step_by(sound.len() / 7) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 4;
+        let findings = all(Some((data.clone(), bytes))).await;
+        assert!(findings.len() == 1 && findings[0].path == data, "byte {at}: {findings:?}");
+    }
+    let findings = all(Some((data.clone(), sound[..sound.len() - 1].to_vec()))).await;
+    assert!(findings.iter().any(|found| found.path == data && found.what.contains("bytes where")), "{findings:?}");
+    // A sidecar that is damaged, and one that lies: the statistics of other rows, with a right checksum.
+    let mut bytes = honest.clone();
+    bytes[40] ^= 1;
+    let findings = all(Some((sidecar.clone(), bytes))).await;
+    assert!(findings.len() == 1 && findings[0].path == sidecar && findings[0].what.contains("checksum"), "{findings:?}");
+    let lying = {
+        let other = tempfile::tempdir().unwrap();
+        let store = in_folder(&other).await;
+        let written = write(&store, &schema, 0, vec![small_rows(&keys[..15_000], 9)], 15_000).await;
+        let lies = store.stats_of(TABLE, Role::Current, &written[0].path).await.unwrap();
+        let real = stats::decode("sidecar", honest.clone().into()).unwrap();
+        stats::encode(&lies.clone_for_test(files[0].clone(), real.checksum()))
+    };
+    let findings = all(Some((sidecar.clone(), lying))).await;
+    assert!(findings.iter().any(|found| found.path == sidecar && found.what.contains("differ")), "{findings:?}");
+    // A version, its transaction and its deletion vectors.
+    for folder in ["_versions", "_deletions"] {
+        let name = objects.iter().find(|path| path.contains(folder)).unwrap();
+        let half = read(name).len() / 2;
+        let findings = all(Some((name.clone(), read(name)[..half].to_vec()))).await;
+        assert!(findings.iter().any(|found| found.path.contains("version")), "{folder}: {findings:?}");
+    }
+    // The log says something else.
+    let store = in_folder(&dir).await;
+    let mut fewer = shared.clone();
+    let gone = fewer.pop().unwrap();
+    let findings = store.verify_version(TABLE, Role::Current, version, &fewer).await;
+    assert!(findings.len() == 1 && findings[0].what.contains(&gone.path), "{findings:?}");
+    let mut other = FileMeta::clone(&shared[0]);
+    other.state = FileState::Committed { fragment: 0, deleted: 1 };
+    let findings = store.verify_version(TABLE, Role::Current, version, &[Arc::new(other), shared[1].clone()]).await;
+    assert!(findings.len() == 1 && findings[0].what.contains("are deleted"), "{findings:?}");
+    let findings = store.verify_version(TABLE, Role::Current, DatasetVersion(77), &shared).await;
+    assert!(findings.len() == 1 && findings[0].what.contains("cannot be opened"), "{findings:?}");
+    let mut other = files[0].clone();
+    other.max_ts = CommitTs(99);
+    let (findings, _) = store.verify_file(&schema, &other).await;
+    assert!(findings.len() == 1 && findings[0].what.contains("greatest commit"), "{findings:?}");
+}

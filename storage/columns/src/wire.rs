@@ -66,6 +66,12 @@ impl In {
         self.bytes.try_get_i64_le().ok()
     }
 
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let array = *self.bytes.first_chunk::<N>()?;
+        self.bytes.advance(N);
+        Some(array)
+    }
+
     pub(crate) fn slice(&mut self) -> Option<Bytes> {
         let len = usize::try_from(self.u64()?).ok()?;
         (len <= self.bytes.len()).then(|| self.bytes.split_to(len))

@@ -404,7 +404,9 @@ impl FilesWriter {
         if let TxFrom::Constant(ts) = self.spec.tx_from {
             meta.bind(&self.schema, ts)?;
         }
-        let stats = Arc::new(open.stats.finish(meta.clone()));
+        let data = self.store.data_path(self.schema.table, self.role, &meta.path);
+        let checksum = self.store.inner.sums.lock().remove(&data);
+        let stats = Arc::new(open.stats.finish(meta.clone()).with_checksum(checksum));
         let sidecar = self.store.sidecar_path(self.schema.table, self.role, &meta.path);
         self.store.inner.objects.put(&sidecar, encode(&stats).into()).await?;
         let weight = stats.weight();
@@ -426,6 +428,7 @@ impl FilesWriter {
             open.writer.abort().await;
         }
         for name in std::mem::take(&mut self.begun) {
+            self.store.inner.sums.lock().remove(&self.store.data_path(self.schema.table, self.role, &name));
             self.store.remove_file(self.schema.table, self.role, &name).await;
         }
     }
