@@ -4,7 +4,6 @@
 //! - ACTION-1 an unknown action is `UNIMPLEMENTED`, because drivers probe. Test: `tests::unknown_actions_are_unimplemented`.
 //! - ACTION-2 asking for or closing a session never makes one. Test: `tests::probing_makes_no_session`.
 
-use std::collections::HashMap;
 use arrow::datatypes::Schema;
 use arrow_flight::sql::{
     ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
@@ -19,6 +18,7 @@ use base::{Classify, ErrorKind, SqlState};
 use bytes::Bytes;
 use prost::Message;
 use sql::OptionValue;
+use std::collections::HashMap;
 
 use crate::encode::schema_bytes;
 use crate::error::{Error, Result};

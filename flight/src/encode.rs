@@ -1,9 +1,10 @@
 //! Results on their way out: batches become Flight messages, in pieces that every client accepts.
 //!
-//! A small result whose rows are there without waiting is encoded on the spot. Every other result has a task of its own, which polls
+//! A small result that is complete within a moment is encoded on the spot. Every other result has a task of its own, which polls
 //! the plan, cuts and encodes, and hands messages over a short channel to gRPC. When the client reads slowly the channel fills and
-//! the plan waits; when the client goes away the channel closes, the task is aborted and the plan is dropped with it. The first batch leaves as it is; later small batches are gathered as long as the plan has more of
-//! them ready, so that nobody waits for a batch to fill.
+//! the plan waits; when the client goes away the channel closes, the task is aborted and the plan is dropped with it. The first
+//! batch leaves as it is; later small batches are gathered as long as the plan has more of them ready, so that nobody waits for a
+//! batch to fill.
 //!
 //! # Invariants
 //! - ENCODE-1 every batch has exactly the schema that was announced. Test: `a_batch_must_fit_the_announced_schema`.
@@ -11,13 +12,14 @@
 //! - ENCODE-3 dropping the result stops the plan. Test: `dropping_the_result_stops_the_plan`.
 //! - ENCODE-4 a stream that ends early ends with an error, also after a panic. Test: `a_panic_is_an_error`.
 //! - ENCODE-5 order is kept and no row is lost or doubled. Test: `small_batches_are_gathered_in_order`.
-//! - ENCODE-6 what leaves without a task is bounded, and a plan that has to wait is never waited for there.
+//! - ENCODE-6 what leaves without a task is bounded, and a plan is waited for there for [`SMALL_WAIT`] at most.
 //!   Test: `small_results_need_no_task`.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
@@ -38,6 +40,8 @@ use crate::metrics::Counters;
 const MESSAGES_AHEAD: usize = 3;
 /// Largest result that is encoded without a task of its own, in bytes of Arrow data.
 const SMALL_BYTES: usize = 64 << 10;
+/// How long such a result may take. Longer ones are worth a task, and their client wants the schema meanwhile.
+const SMALL_WAIT: Duration = Duration::from_millis(2);
 /// Most batches of such a result: a plan that gives many small ones deserves its task.
 const SMALL_BATCHES: usize = 8;
 
@@ -191,7 +195,7 @@ pub(crate) struct Outgoing {
     pub(crate) guard: Box<dyn std::any::Any + Send>,
 }
 
-/// The rows of a result that are there already.
+/// The rows of a result that came within a moment.
 pub(crate) enum Ready {
     /// All of them, and they are few.
     All(Vec<RecordBatch>),
@@ -199,23 +203,24 @@ pub(crate) enum Ready {
     Part(sql::BatchStream),
 }
 
-/// Looks whether a result is small and there. Nothing is waited for; an error is left for the stream to report.
-pub(crate) fn ready(mut batches: sql::BatchStream) -> Ready {
+/// Looks whether a result is small and quick. An error is left for the stream to report.
+pub(crate) async fn ready(mut batches: sql::BatchStream) -> Ready {
     let mut seen = Vec::new();
     let mut bytes = 0;
+    let until = Instant::now() + SMALL_WAIT;
     loop {
-        match batches.next().now_or_never() {
-            Some(Some(Ok(batch))) => {
+        match tokio::time::timeout_at(until, batches.next()).await {
+            Ok(Some(Ok(batch))) => {
                 bytes += sliced_bytes(&batch);
                 seen.push(Ok(batch));
                 if bytes <= SMALL_BYTES && seen.len() <= SMALL_BATCHES {
                     continue;
                 }
             }
-            Some(Some(Err(error))) => seen.push(Err(error)),
-            Some(None) => return Ready::All(seen.into_iter().flatten().collect()),
-            None if seen.is_empty() => return Ready::Part(batches),
-            None => {}
+            Ok(Some(Err(error))) => seen.push(Err(error)),
+            Ok(None) => return Ready::All(seen.into_iter().flatten().collect()),
+            Err(_) if seen.is_empty() => return Ready::Part(batches),
+            Err(_) => {}
         }
         return Ready::Part(futures::stream::iter(seen).chain(batches).boxed());
     }
@@ -377,7 +382,6 @@ impl Drop for MessageStream {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
 
     use arrow::array::{ArrayRef, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field};
@@ -510,8 +514,8 @@ mod tests {
 
     #[tokio::test]
     async fn small_results_need_no_task() {
-        let of = |parts: Vec<sql::Result<RecordBatch>>| ready(futures::stream::iter(parts).boxed());
-        let Ready::All(batches) = of(vec![Ok(numbers(0..3)), Ok(numbers(3..5))]) else { panic!("it is there") };
+        let of = async |parts: Vec<sql::Result<RecordBatch>>| ready(futures::stream::iter(parts).boxed()).await;
+        let Ready::All(batches) = of(vec![Ok(numbers(0..3)), Ok(numbers(3..5))]).await else { panic!("it is there") };
         let schema = numbers(0..1).schema();
         let counters = Arc::<Counters>::default();
         let stream = small(&schema, batches, None, &counters).unwrap();
@@ -524,18 +528,18 @@ mod tests {
         let large = || vec![Ok(numbers(0..5000)), Ok(numbers(5000..10_000)), Ok(numbers(10_000..10_001))];
         let many = || (0..20).map(|n| Ok(numbers(n..n + 1))).collect::<Vec<_>>();
         for (parts, count) in [(large(), 10_001), (many(), 20)] {
-            let Ready::Part(rest) = of(parts) else { panic!("too much for one go") };
+            let Ready::Part(rest) = of(parts).await else { panic!("too much for one go") };
             let batches = read(messages(Arc::clone(&schema), rest, outgoing(Shape::default()))).await.unwrap();
             assert_eq!(values(&batches), (0..count).collect::<Vec<_>>());
         }
         let slow = futures::stream::once(async { Ok(numbers(0..2)) }).chain(futures::stream::once(async {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             Ok(numbers(2..4))
         }));
-        let Ready::Part(rest) = ready(slow.boxed()) else { panic!("not there yet") };
+        let Ready::Part(rest) = ready(slow.boxed()).await else { panic!("not there yet") };
         let batches = read(messages(Arc::clone(&schema), rest, outgoing(Shape::default()))).await.unwrap();
         assert_eq!(values(&batches), [0, 1, 2, 3]);
-        let Ready::Part(rest) = of(vec![Ok(numbers(0..1)), Err(sql::Error::internal("boom"))]) else {
+        let Ready::Part(rest) = of(vec![Ok(numbers(0..1)), Err(sql::Error::internal("boom"))]).await else {
             panic!("an error is the stream's")
         };
         assert!(read(messages(schema, rest, outgoing(Shape::default()))).await.is_err());

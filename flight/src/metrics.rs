@@ -238,9 +238,8 @@ mod tests {
     #[tokio::test]
     async fn streams_are_counted_at_their_end() {
         let counters = Arc::<Counters>::default();
-        let stream = |items: Vec<Result<i32, Status>>| {
-            Counted::new(futures::stream::iter(items), &counters, Method::DoGet)
-        };
+        let stream =
+            |items: Vec<Result<i32, Status>>| Counted::new(futures::stream::iter(items), &counters, Method::DoGet);
         assert_eq!(stream(vec![Ok(1), Ok(2)]).count().await, 2);
         assert_eq!(stream(vec![Ok(1), Err(Status::not_found("x"))]).count().await, 2);
         let mut left = stream(vec![Ok(1), Ok(2)]);

@@ -741,7 +741,7 @@ impl Inner {
             }
             command => {
                 let batch = self.metadata(call, command).await?;
-                self.stream_batches(call, Uuid::new_v4(), batch.schema(), Arc::new(vec![batch]))
+                self.stream_batches(call, Uuid::new_v4(), batch.schema(), Arc::new(vec![batch])).await
             }
         }
     }
@@ -750,21 +750,21 @@ impl Inner {
         let id = ticket.uuid();
         let kind = ticket.kind();
         if kind == Kind::Empty {
-            return self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default());
+            return self.stream_batches(call, id, Arc::new(Schema::empty()), Arc::default()).await;
         }
         match self.results.take(id, &call.client.principal, ticket.share) {
-            Some(Taken::Rows { schema, batches }) => self.stream_batches(call, id, schema, batches),
-            Some(Taken::Started(started)) => self.stream_started(call, id, started),
+            Some(Taken::Rows { schema, batches }) => self.stream_batches(call, id, schema, batches).await,
+            Some(Taken::Started(started)) => self.stream_started(call, id, started).await,
             Some(Taken::Cancelled) => Err(Error::Cancelled),
             Some(Taken::Planned(planned)) => {
                 let share = usize::try_from(ticket.share).unwrap_or(usize::MAX);
                 let rows = read(&planned, share).await?;
-                self.stream_rows(call, id, &planned.plan, rows)
+                self.stream_rows(call, id, &planned.plan, rows).await
             }
             None if kind == Kind::Query && !ticket.incomplete => {
                 let planned = self.plan_again(call, ticket).await?;
                 let rows = read(&planned, 0).await?;
-                self.stream_rows(call, id, &planned.plan, rows)
+                self.stream_rows(call, id, &planned.plan, rows).await
             }
             None => Err(Error::unknown("result", SqlState::INVALID_CURSOR_NAME)),
         }
@@ -791,14 +791,8 @@ impl Inner {
         let transaction_handle = transaction.map(|(handle, _)| handle);
         let transaction = transaction.map(|(_, id)| id);
         let what = What::Statement(Arc::clone(&plan));
-        let bound = Bound {
-            owner,
-            what,
-            params,
-            transaction_handle,
-            transaction,
-            question_marks: ticket.question_marks,
-        };
+        let bound =
+            Bound { owner, what, params, transaction_handle, transaction, question_marks: ticket.question_marks };
         if bound.query().is_none() {
             // TICKET-2
             return Err(lost());
@@ -807,18 +801,18 @@ impl Inner {
         Ok(Planned { owner, plan, params, transaction, moment, opened: None, kept: false })
     }
 
-    fn stream_rows(&self, call: &Call, id: Uuid, plan: &Plan, rows: Rows) -> Result<MessageStream> {
+    async fn stream_rows(&self, call: &Call, id: Uuid, plan: &Plan, rows: Rows) -> Result<MessageStream> {
         let schema = plan.result_schema.clone().unwrap_or_else(|| Arc::clone(&rows.schema));
-        self.stream(call, id, schema, Some(plan.header()), rows.stream, Some(Arc::clone(&plan.sql)))
+        self.stream(call, id, schema, Some(plan.header()), rows.stream, Some(Arc::clone(&plan.sql))).await
     }
 
-    fn stream_started(&self, call: &Call, id: Uuid, started: Started) -> Result<MessageStream> {
+    async fn stream_started(&self, call: &Call, id: Uuid, started: Started) -> Result<MessageStream> {
         let Started { rows: Rows { schema, stream, .. }, first, statement } = started;
         let stream = futures::stream::iter(first.map(Ok)).chain(stream).boxed();
-        self.stream(call, id, schema, None, stream, Some(statement))
+        self.stream(call, id, schema, None, stream, Some(statement)).await
     }
 
-    fn stream_batches(
+    async fn stream_batches(
         &self,
         call: &Call,
         id: Uuid,
@@ -827,10 +821,10 @@ impl Inner {
     ) -> Result<MessageStream> {
         let count = batches.len();
         let stream = futures::stream::iter((0..count).map(move |n| Ok(batches[n].clone()))).boxed();
-        self.stream(call, id, schema, None, stream, None)
+        self.stream(call, id, schema, None, stream, None).await
     }
 
-    fn stream(
+    async fn stream(
         &self,
         call: &Call,
         id: Uuid,
@@ -839,12 +833,13 @@ impl Inner {
         batches: sql::BatchStream,
         statement: Option<Arc<str>>,
     ) -> Result<MessageStream> {
-        let batches = match ready(batches) {
+        // It can be cancelled from here on.
+        let stop = Stop::new();
+        let running = self.results.running(id, &call.client.principal, &stop);
+        let batches = match ready(batches).await {
             Ready::All(batches) => return small(&schema, batches, header, &self.counters),
             Ready::Part(batches) => batches,
         };
-        let stop = Stop::new();
-        let running = self.results.running(id, &call.client.principal, &stop);
         let shape = Shape { bytes_max: self.limits.result_message_bytes_max, ..Shape::default() };
         let guard = Box::new((running, call.busy()));
         let (deadline, counters) = (call.deadline, Arc::clone(&self.counters));

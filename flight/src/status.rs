@@ -108,7 +108,8 @@ impl From<Error> for Status {
         put("hint", "lattice-hint-bin", hint.map(str::to_owned));
 
         let any = arrow_flight::sql::Any { type_url: ErrorInfo::URL.to_owned(), value: info.encode_to_vec().into() };
-        let details = RpcStatus { code: code as i32, message: clipped(message.clone(), FIELD_BYTES), details: vec![any] };
+        let details =
+            RpcStatus { code: code as i32, message: clipped(message.clone(), FIELD_BYTES), details: vec![any] };
         Status::with_details_and_metadata(code, message, Bytes::from(details.encode_to_vec()), metadata)
     }
 }
@@ -342,7 +343,8 @@ mod tests {
             let error = sql::Error::syntax(text.clone()).with_detail(text.clone()).with_hint(text.clone()).at(7);
             let status = Status::from(Error::of_statement(error, &Arc::from(text)));
             let headers = status.clone().into_http::<()>();
-            let bytes: usize = headers.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            let bytes: usize =
+                headers.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
             assert!(bytes < TRAILERS_BYTES, "{bytes}");
             assert!(status.message().ends_with('…') && status.message().len() > 600, "{}", status.message());
         }

@@ -55,6 +55,8 @@ def test_pages(server):
     metrics = server.metrics()
     assert metrics["lattice_sql_statements_total"] >= 3
     assert metrics["lattice_sql_rows_written_total"] >= 2
+    assert metrics["lattice_flight_connections_total"] >= 1
+    assert metrics['lattice_flight_calls_total{method="DoGet",code="OK"}'] >= 1
     assert metrics["process_resident_memory_bytes"] > 1_000_000
 
 

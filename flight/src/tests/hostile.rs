@@ -131,7 +131,10 @@ async fn damaged_commands_are_refused() {
     let info = client.execute("SELECT id FROM t".to_owned(), None).await.unwrap();
     let ticket = info.endpoint[0].ticket.clone().unwrap().ticket;
     let commands: Vec<Bytes> = vec![
-        CommandStatementQuery { query: "SELECT 1 AS n".to_owned(), transaction_id: None }.as_any().encode_to_vec().into(),
+        CommandStatementQuery { query: "SELECT 1 AS n".to_owned(), transaction_id: None }
+            .as_any()
+            .encode_to_vec()
+            .into(),
         CommandGetTables { include_schema: true, ..Default::default() }.as_any().encode_to_vec().into(),
         CommandPreparedStatementQuery { prepared_statement_handle: Bytes::from_static(&[7; 24]) }
             .as_any()

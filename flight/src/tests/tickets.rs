@@ -130,7 +130,9 @@ async fn endpoints_have_every_row_once() {
     assert_eq!(sqlstate(&error), "34000");
 
     // What has an order, a limit or a total comes from one endpoint; so does a table asked for by its path.
-    for query in ["SELECT id FROM large ORDER BY id", "SELECT id FROM large LIMIT 200000", "SELECT sum(id) AS s FROM large"] {
+    for query in
+        ["SELECT id FROM large ORDER BY id", "SELECT id FROM large LIMIT 200000", "SELECT sum(id) AS s FROM large"]
+    {
         let info = client.execute(query.to_owned(), None).await.unwrap();
         assert!(info.endpoint.len() == 1 && info.ordered, "{query}");
     }
@@ -213,7 +215,8 @@ async fn progress_goes_on() {
     let mut client = server.connect().await;
     large_table(&server, &mut client).await;
     // Slow enough to be watched: every row of the table meets a few hundred others.
-    let slow = "SELECT count(*) AS n FROM large AS a, generate_series(1, 300) AS g (x) WHERE (a.v + g.x) % 1000003 = -1";
+    let slow =
+        "SELECT count(*) AS n FROM large AS a, generate_series(1, 300) AS g (x) WHERE (a.v + g.x) % 1000003 = -1";
     let mut answer = poll(&mut client, statement(slow)).await.unwrap();
     let mut fractions = Vec::new();
     while let Some(next) = answer.flight_descriptor.take() {
@@ -306,7 +309,8 @@ async fn scripts_run_as_one() {
     end(&mut client, &transaction, false).await.unwrap();
     assert_eq!(number(&mut client, "SELECT count(*) FROM t").await, 3);
     // A polled script runs once as well.
-    let mut answer = poll(&mut client, statement("INSERT INTO t VALUES (70); SELECT count(*) AS n FROM t")).await.unwrap();
+    let mut answer =
+        poll(&mut client, statement("INSERT INTO t VALUES (70); SELECT count(*) AS n FROM t")).await.unwrap();
     while let Some(next) = answer.flight_descriptor {
         answer = poll(&mut client, next).await.unwrap();
     }
