@@ -1,7 +1,8 @@
 //! `lattice backup` and `lattice restore`.
 //!
-//! A backup is taken by the process that has the database open: a running server is asked with `BACKUP TO 'url'` over the
-//! wire, like any client does; the folder of a stopped server (`--data`) is opened here. A restore is done here always.
+//! A backup is taken by the process that has the database open: a running server is asked with `BACKUP TO 'url'` over
+//! the wire, like any client does; the folder of a stopped server (`--data`) is opened here. A restore is done here
+//! always.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -29,7 +30,8 @@ pub struct BackupArgs {
     /// Configuration file of that database (TOML)
     #[arg(long, env = "LATTICE_CONFIG")]
     config: Option<std::path::PathBuf>,
-    /// With --data: any key of the configuration, such as storage.columns=s3://bucket/prefix; may be given several times
+    /// With --data: any key of the configuration, such as storage.columns=s3://bucket/prefix; may be given several
+    /// times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -95,8 +97,9 @@ async fn online(args: &BackupArgs) -> Result<String, String> {
         .iter()
         .find(|batch| batch.num_rows() == 1 && batch.num_columns() >= 5)
         .ok_or("the server did not say what it did")?;
-    let number =
-        |at: usize| batch.column(at).as_primitive_opt::<Int64Type>().and_then(|values| u64::try_from(values.value(0)).ok());
+    let number = |at: usize| {
+        batch.column(at).as_primitive_opt::<Int64Type>().and_then(|values| u64::try_from(values.value(0)).ok())
+    };
     let at = batch.column(0).as_primitive_opt::<TimestampMicrosecondType>().map(|values| values.value(0));
     let report = || {
         Some(BackupReport {

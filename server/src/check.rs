@@ -1,8 +1,9 @@
 //! `lattice check`: verifies the database of a stopped server, and changes nothing of it.
 //!
-//! The store is opened on a disk that forgets what is written, which verifies the checkpoint and the whole log as every start
-//! does. Then everything in the column tier is compared with what the log says of it (see [`storage::Verified`]), every index
-//! with its table, and every table with its definition: the stored row count, NOT NULL, unique keys and foreign keys.
+//! The store is opened on a disk that forgets what is written, which verifies the checkpoint and the whole log as every
+//! start does. Then everything in the column tier is compared with what the log says of it (see [`storage::Verified`]),
+//! every index with its table, and every table with its definition: the stored row count, NOT NULL, unique keys and
+//! foreign keys.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -128,7 +129,10 @@ async fn verify(
     let engine = match Engine::open(store.clone(), engine_options).await {
         Ok(engine) => Some(engine),
         Err(error) => {
-            report(format!("the catalog cannot be read, so names and constraints are not checked: {}", serve::describe(&error)));
+            report(format!(
+                "the catalog cannot be read, so names and constraints are not checked: {}",
+                serve::describe(&error)
+            ));
             None
         }
     };
@@ -388,7 +392,10 @@ mod tests {
         session.run("insert into p values (1, 'a')").await.unwrap();
         delete_row(&store, names["public.c, index c_w"], 1).await;
         let faults = found(&store).await;
-        assert!(faults.len() == 1 && faults[0].contains("index c_w: 1 of 3 rows have no entry, such as (w)=(6)"), "{faults:?}");
+        assert!(
+            faults.len() == 1 && faults[0].contains("index c_w: 1 of 3 rows have no entry, such as (w)=(6)"),
+            "{faults:?}"
+        );
         assert!(faults[0].ends_with("drop the index and create it again"), "{faults:?}");
         session.run("drop index c_w").await.unwrap();
         session.run("create index c_w on c (w)").await.unwrap();
@@ -413,7 +420,12 @@ mod tests {
         transaction.insert(&lax, &row).await.unwrap();
         transaction.commit().await.unwrap();
         let faults = found(&store).await;
-        assert!(faults.iter().any(|fault| fault.starts_with("public.p: ") && fault.contains("NULL") || fault.contains("null")), "{faults:?}");
+        assert!(
+            faults
+                .iter()
+                .any(|fault| fault.starts_with("public.p: ") && fault.contains("NULL") || fault.contains("null")),
+            "{faults:?}"
+        );
         store.shutdown().await.unwrap();
     }
 }

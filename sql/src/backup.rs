@@ -1,7 +1,7 @@
 //! `BACKUP TO 'url'`: asks the store for a backup of everything, while it works.
 //!
-//! The statement answers with one row: the moment up to which everything is in the backup, its size, and how much of it had
-//! to be copied. How a backup is made is the store's business.
+//! The statement answers with one row: the moment up to which everything is in the backup, its size, and how much of it
+//! had to be copied. How a backup is made is the store's business.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,20 +41,18 @@ pub(crate) async fn run(scope: &Scope, url: &str) -> Result<Produced> {
         return Err(Error::state(SqlState::ACTIVE_TRANSACTION, "BACKUP cannot run inside a transaction block"));
     }
     if !url.contains("://") && !Path::new(url).is_absolute() {
-        return Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, format!("\"{url}\" is not an absolute path on the server"))
-            .with_hint("write BACKUP TO '/folder' or BACKUP TO 's3://bucket/prefix'"));
+        return Err(Error::state(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("\"{url}\" is not an absolute path on the server"),
+        )
+        .with_hint("write BACKUP TO '/folder' or BACKUP TO 's3://bucket/prefix'"));
     }
     let told = Mutex::new(tokio::time::Instant::now());
     let progress: OnProgress = Arc::new(move |progress| {
         let mut told = told.lock();
         if told.elapsed() >= TOLD_EVERY {
             *told = tokio::time::Instant::now();
-            tracing::info!(
-                files = progress.objects,
-                of = progress.objects_total,
-                bytes = progress.bytes,
-                "backing up"
-            );
+            tracing::info!(files = progress.objects, of = progress.objects_total, bytes = progress.bytes, "backing up");
         }
     });
     let report = session.engine.store.backup(url, progress).await.map_err(Error::classified)?;

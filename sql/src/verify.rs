@@ -1,9 +1,9 @@
 //! Whether indexes agree with their tables, for `lattice check`.
 //!
-//! An index is a hidden table: one entry per row, keyed by the indexed columns and, unless it is unique, the row's key. Both
-//! directions are looked up: every row has the entry that it would be given now, and every entry belongs to a row. As each
-//! row has its own entry, equal numbers then mean that no entry is stale; in a unique index they mean that no two rows share
-//! a value. Test: `tests::each_disagreement_is_found`.
+//! An index is a hidden table: one entry per row, keyed by the indexed columns and, unless it is unique, the row's key.
+//! Both directions are looked up: every row has the entry that it would be given now, and every entry belongs to a row.
+//! As each row has its own entry, equal numbers then mean that no entry is stale; in a unique index they mean that no
+//! two rows share a value. Test: `tests::each_disagreement_is_found`.
 
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use base::{RowKey, TableId};
@@ -33,7 +33,9 @@ impl Engine {
         let mut names = Vec::new();
         for table in catalog.tables() {
             let name = qualified(&catalog, table);
-            names.extend(table.indexes.iter().map(|index| (index.stored.table, format!("{name}, index {}", index.def.name))));
+            names.extend(
+                table.indexes.iter().map(|index| (index.stored.table, format!("{name}, index {}", index.def.name))),
+            );
             names.push((table.id(), name));
         }
         Ok(names)
@@ -146,7 +148,11 @@ async fn absent(view: &TableView, keys: &[RowKey]) -> Result<Vec<usize>> {
 
 fn shown(names: &[&str], columns: &[ArrayRef], row: usize) -> String {
     let arrays: Vec<&ArrayRef> = columns.iter().take(names.len()).collect();
-    if arrays.iter().all(|array| row < array.len()) { crate::dml::show_key(names, &arrays, row) } else { "?".to_owned() }
+    if arrays.iter().all(|array| row < array.len()) {
+        crate::dml::show_key(names, &arrays, row)
+    } else {
+        "?".to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Comparing everything stored with everything said of it, for `lattice check`.
 //!
-//! The store is opened to look ([`StoreOptions::inspect`](crate::StoreOptions::inspect)) on a disk that forgets what is written,
-//! which verifies the checkpoint and the whole log. Then, per table: the versions that the state names hold the files that it
-//! names; every file has its checksum, can be decoded, ascends by key where it should, and has the statistics that its rows
-//! give; no key occurs twice over both tiers; masks name rows that exist. Objects that nothing names are listed.
+//! The store is opened to look ([`StoreOptions::inspect`](crate::StoreOptions::inspect)) on a disk that forgets what is
+//! written, which verifies the checkpoint and the whole log. Then, per table: the versions that the state names hold
+//! the files that it names; every file has its checksum, can be decoded, ascends by key where it should, and has the
+//! statistics that its rows give; no key occurs twice over both tiers; masks name rows that exist. Objects that nothing
+//! names are listed.
 //!
 //! # Invariants
 //! - VERIFY-1 nothing is written: `tests/verify.rs::a_check_changes_nothing`.
@@ -57,8 +58,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Everything wrong.
     pub problems: Vec<Problem>,
-    /// Objects that nothing names, with their sizes. The next start removes those in the folders of tables; they are what a
-    /// crash leaves.
+    /// Objects that nothing names, with their sizes. The next start removes those in the folders of tables; they are
+    /// what a crash leaves.
     pub orphans: Vec<(String, u64)>,
 }
 
@@ -67,13 +68,15 @@ const MISSING: &str = "it is missing";
 
 /// The objects in the column tier of a database that is not open, with their sizes.
 pub async fn listing(runtime: &Runtime, options: &StoreOptions) -> Result<Vec<(String, u64)>> {
-    let depot = Depot::open_to_read(&options.columns_location(), Arc::clone(&runtime.disk)).await.map_err(Error::part)?;
+    let depot =
+        Depot::open_to_read(&options.columns_location(), Arc::clone(&runtime.disk)).await.map_err(Error::part)?;
     let found = depot.list().await.map_err(Error::part)?;
     Ok(found.into_iter().map(|object| (object.path, object.bytes)).collect())
 }
 
 impl Store {
-    /// Reads and compares everything. `listing` is what lies in the column tier; when it is empty, nothing is compared with it.
+    /// Reads and compares everything. `listing` is what lies in the column tier; when it is empty, nothing is compared
+    /// with it.
     pub async fn verify(&self, listing: &[(String, u64)], progress: OnProgress) -> Verified {
         let core = &self.core;
         let mut seen = Verified::default();
@@ -94,9 +97,10 @@ impl Store {
             for role in Role::ALL {
                 let (version, files) = match role {
                     Role::History => (published.history_version, published.history.clone()),
-                    Role::Current => {
-                        (published.current_version, published.current.iter().chain(&published.staged).cloned().collect())
-                    }
+                    Role::Current => (
+                        published.current_version,
+                        published.current.iter().chain(&published.staged).cloned().collect(),
+                    ),
                 };
                 let findings = core.columns.verify_version(table.id, role, version, &files).await;
                 seen.add(table.id, findings);
@@ -112,7 +116,9 @@ impl Store {
                     // The version cannot be opened, which was said above: nothing of this dataset counts as unknown.
                     Err(_) => {
                         let folder = format!("t{}/{role}/", table.id);
-                        named.extend(listing.iter().map(|(path, _)| path.clone()).filter(|path| path.starts_with(&folder)));
+                        named.extend(
+                            listing.iter().map(|(path, _)| path.clone()).filter(|path| path.starts_with(&folder)),
+                        );
                     }
                 }
                 let Some(schema) = table.schema() else { continue };

@@ -134,7 +134,8 @@ async fn a_backup_under_writers_is_one_moment() {
     let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writers: Vec<_> = (0..3_i64)
         .map(|writer| {
-            let (store, schema, stop, moved) = (store.clone(), Arc::clone(&schema), Arc::clone(&stop), Arc::clone(&moved));
+            let (store, schema, stop, moved) =
+                (store.clone(), Arc::clone(&schema), Arc::clone(&stop), Arc::clone(&moved));
             tokio::spawn(async move {
                 let mut rng = runtime::SimRng::new(writer.unsigned_abs() + 1);
                 while !stop.load(Ordering::Relaxed) {
@@ -148,7 +149,15 @@ async fn a_backup_under_writers_is_one_moment() {
                     let seen = contents(&transaction.view(&schema).expect("view")).await;
                     let value = |id: i64| seen[&id].parse::<i64>().expect("a number");
                     let (less, more) = ((value(from) - 1).to_string(), (value(to) + 1).to_string());
-                    let changed = update(&transaction, &schema, &[(from.min(to), if from < to { &less } else { &more }), (from.max(to), if from < to { &more } else { &less })]).await;
+                    let changed = update(
+                        &transaction,
+                        &schema,
+                        &[
+                            (from.min(to), if from < to { &less } else { &more }),
+                            (from.max(to), if from < to { &more } else { &less }),
+                        ],
+                    )
+                    .await;
                     if changed.is_ok() && transaction.commit().await.is_ok() {
                         moved.fetch_add(1, Ordering::Relaxed);
                     }
@@ -246,7 +255,8 @@ async fn every_damage_is_found() {
             damaged[at] ^= 1 << (at % 8);
             std::fs::write(path, &damaged).expect("write");
             let error = verify(&backup).await.expect_err(&format!("byte {at} of {name}")).to_string();
-            let names_it = error.contains(path.file_name().expect("named").to_str().expect("text")) || error.contains("format");
+            let names_it =
+                error.contains(path.file_name().expect("named").to_str().expect("text")) || error.contains("format");
             assert!(names_it || error.contains("different databases"), "byte {at} of {name}: {error}");
         }
         for wrong in [&sound[..sound.len() - 1], &[&sound[..], &[0]].concat()[..]] {
@@ -330,7 +340,8 @@ async fn a_second_backup_sends_what_is_new() {
     assert_eq!(files(&backup).len() as u64, merged.objects + 2, "files, checkpoint, manifest and identity");
     verify(&backup).await.expect("sound");
     // A file that changed under our feet is not sent on as if it were sound.
-    let file = files(&backup.join("columns")).into_iter().find(|path| path.extension().is_some_and(|name| name == "lance"));
+    let file =
+        files(&backup.join("columns")).into_iter().find(|path| path.extension().is_some_and(|name| name == "lance"));
     let file = folder.path().join("a").join(file.expect("a data file").strip_prefix(&backup).expect("below"));
     let mut bytes = std::fs::read(&file).expect("read");
     bytes[3] ^= 1;
@@ -359,7 +370,8 @@ async fn places_that_are_not_for_backups_are_refused() {
     let other = open(&folder.path().join("other")).await;
     let error = other.backup(&url(&backup), silent()).await.expect_err("another database").to_string();
     assert!(error.contains("another database"), "{error}");
-    let error = restore(&folder.path().join("none"), &folder.path().join("b")).await.expect_err("nothing there").to_string();
+    let error =
+        restore(&folder.path().join("none"), &folder.path().join("b")).await.expect_err("nothing there").to_string();
     assert!(error.contains("no backup at"), "{error}");
     let error = restore(&backup, &foreign).await.expect_err("not empty").to_string();
     assert!(error.contains("is not empty"), "{error}");
@@ -383,12 +395,14 @@ async fn a_restored_database_is_another_one() {
     };
     // Onto the column tier of the original: refused before anything is made.
     let options = at(&copy, &source.join("columns"));
-    let error = Store::restore(&Runtime::real(), &url(&backup), &options, silent()).await.expect_err("taken").to_string();
+    let error =
+        Store::restore(&Runtime::real(), &url(&backup), &options, silent()).await.expect_err("taken").to_string();
     assert!(error.contains("not empty") && !copy.exists(), "{error}");
     restore(&backup, &copy).await.expect("restore");
     // Neither opens the other's column tier afterwards.
     for (data, columns) in [(&copy, &source), (&source, &copy)] {
-        let error = Store::open(Runtime::real(), at(data, &columns.join("columns"))).await.expect_err("foreign").to_string();
+        let error =
+            Store::open(Runtime::real(), at(data, &columns.join("columns"))).await.expect_err("foreign").to_string();
         assert!(error.contains("belongs to cluster"), "{error}");
     }
     open(&source).await.shutdown().await.expect("the original is as it was");

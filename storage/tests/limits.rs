@@ -106,7 +106,10 @@ async fn a_flush_that_finds_the_disk_full_loses_nothing() {
     create(&store, &schema).await;
     let transaction = begin(&store).await;
     let value = "y".repeat(1000);
-    transaction.insert(&schema, &rows(&schema, &(0..40).map(|id| (id, value.as_str())).collect::<Vec<_>>())).await.expect("insert");
+    transaction
+        .insert(&schema, &rows(&schema, &(0..40).map(|id| (id, value.as_str())).collect::<Vec<_>>()))
+        .await
+        .expect("insert");
     transaction.commit().await.expect("commit");
     disk.set_capacity(Some(used(&disk) + 2000));
     let error = store.flush(None).await.expect_err("no room for a file");

@@ -62,7 +62,10 @@ async fn varied(path: &Path) -> Arc<StoredSchema> {
 async fn work(store: &Store, schema: &Arc<StoredSchema>) {
     create(store, schema).await;
     let transaction = begin(store).await;
-    transaction.insert(schema, &rows(schema, &(0..40).map(|id| (id, "first")).collect::<Vec<_>>())).await.expect("insert");
+    transaction
+        .insert(schema, &rows(schema, &(0..40).map(|id| (id, "first")).collect::<Vec<_>>()))
+        .await
+        .expect("insert");
     transaction.commit().await.expect("commit");
     store.flush(None).await.expect("flush");
     let transaction = begin(store).await;
@@ -105,7 +108,8 @@ async fn planted_defects_are_found() {
     let columns = folder.path().join("columns");
     let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
     // What versions that are gone left behind matters to nobody.
-    let left: Vec<String> = check(folder.path()).await.expect("opens").orphans.into_iter().map(|(path, _)| path).collect();
+    let left: Vec<String> =
+        check(folder.path()).await.expect("opens").orphans.into_iter().map(|(path, _)| path).collect();
     for (path, content) in sound.iter().filter(|(path, content)| path.starts_with(&columns) && !content.is_empty()) {
         let name = path.strip_prefix(&columns).expect("below").display().to_string();
         if left.contains(&name) {
@@ -141,7 +145,10 @@ async fn planted_defects_are_found() {
             std::fs::write(path, content).expect("restored");
         }
     }
-    assert!(["data", "_stats", "_versions", "_deletions", "OWNER"].iter().all(|kind| kinds.contains_key(*kind)), "{kinds:?}");
+    assert!(
+        ["data", "_stats", "_versions", "_deletions", "OWNER"].iter().all(|kind| kinds.contains_key(*kind)),
+        "{kinds:?}"
+    );
     // The log and the checkpoint are read when the store opens, and name themselves.
     for name in ["checkpoint", "LATTICE"] {
         let path = folder.path().join(name);
@@ -153,7 +160,10 @@ async fn planted_defects_are_found() {
         assert!(error.contains(name), "{error}");
         std::fs::write(&path, content).expect("restored");
     }
-    let (path, content) = sound.iter().find(|(path, content)| path.starts_with(folder.path().join("journal")) && content.len() > 5000).expect("a segment");
+    let (path, content) = sound
+        .iter()
+        .find(|(path, content)| path.starts_with(folder.path().join("journal")) && content.len() > 5000)
+        .expect("a segment");
     let mut damaged = content.clone();
     let used = content.iter().rposition(|byte| *byte != 0).expect("used");
     // The first two pages are the header and marks; records follow.
@@ -167,5 +177,9 @@ async fn planted_defects_are_found() {
     std::fs::write(columns.join("t1000/current/data/999-stray.lance"), b"stray").expect("written");
     let verified = check(folder.path()).await.expect("opens");
     assert_eq!(verified.problems, []);
-    assert!(verified.orphans.iter().any(|(path, bytes)| path.contains("999-stray") && *bytes == 5), "{:?}", verified.orphans);
+    assert!(
+        verified.orphans.iter().any(|(path, bytes)| path.contains("999-stray") && *bytes == 5),
+        "{:?}",
+        verified.orphans
+    );
 }

@@ -1,15 +1,15 @@
 //! A disk over another one that is only read: what is written stays in memory and is forgotten.
 //!
-//! It lets code that must write to work (a recovery, say) run on files that must not change. Files that are opened to be
-//! written are kept as pages of 4 KiB over their original; renames and removals are remembered by name.
+//! It lets code that must write to work (a recovery, say) run on files that must not change. Files that are opened to
+//! be written are kept as pages of 4 KiB over their original; renames and removals are remembered by name.
 //!
 //! # Invariants
 //! - OVERLAY-1 the disk below is never changed: `tests::the_disk_below_never_changes`.
 //! - OVERLAY-2 through the overlay everything looks as if it had been: `tests::it_behaves_like_a_disk`.
 //!
 //! # Not here
-//! Durability: there is nothing to make durable. Locks of files that exist below are taken there, to keep others out; a lock
-//! file that is missing is not made.
+//! Durability: there is nothing to make durable. Locks of files that exist below are taken there, to keep others out; a
+//! lock file that is missing is not made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;

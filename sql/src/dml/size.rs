@@ -1,8 +1,8 @@
 //! How large a row may be.
 //!
 //! A row travels whole: through the log or a staged file, into memory, and out to clients. One that is larger than
-//! [`EngineOptions::row_bytes_max`](crate::EngineOptions::row_bytes_max) is refused when it comes in, before anything is
-//! written of its statement.
+//! [`EngineOptions::row_bytes_max`](crate::EngineOptions::row_bytes_max) is refused when it comes in, before anything
+//! is written of its statement.
 
 use std::ops::Range;
 
@@ -56,7 +56,8 @@ mod tests {
     #[test]
     fn one_large_row_among_many_is_found() {
         for at in [0, 1, 499, 998, 999] {
-            let texts: StringArray = (0..1000).map(|row| Some("x".repeat(if row == at { 5000 } else { 100 }))).collect();
+            let texts: StringArray =
+                (0..1000).map(|row| Some("x".repeat(if row == at { 5000 } else { 100 }))).collect();
             let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(0..1000)), Arc::new(texts)];
             let found = too_large(&columns, 0..1000, 4000).unwrap().unwrap();
             assert!((5000..5100).contains(&found), "row {at}: {found}");

@@ -1,7 +1,7 @@
 //! Checksums of data files, taken as they are written.
 //!
-//! Lance's files carry none. The store that Lance writes through passes everything on and computes the checksum of each data
-//! file on its way; the writer puts it into the file's sidecar.
+//! Lance's files carry none. The store that Lance writes through passes everything on and computes the checksum of each
+//! data file on its way; the writer puts it into the file's sidecar.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Objects as plain bytes: from one place to another, with their checksums.
 //!
-//! A backup is a copy of immutable objects. A [`Depot`] is any place that holds objects: the column tier itself, a folder, or a
-//! bucket. Copies go piece by piece, so that a large object never lies in memory, and are compared with what is expected
-//! before they take their name.
+//! A backup is a copy of immutable objects. A [`Depot`] is any place that holds objects: the column tier itself, a
+//! folder, or a bucket. Copies go piece by piece, so that a large object never lies in memory, and are compared with
+//! what is expected before they take their name.
 //!
 //! # Invariants
 //! - TRANSFER-1 an object whose bytes are not the expected ones never appears at its destination:
@@ -65,8 +65,8 @@ impl ColumnStore {
         Depot { url: self.url().to_owned(), objects: Arc::clone(&self.inner.objects) }
     }
 
-    /// The paths of everything that a store needs to open one version of a dataset and to read these files of it. Version
-    /// 0 is a dataset that does not exist yet; its files are staged ones.
+    /// The paths of everything that a store needs to open one version of a dataset and to read these files of it.
+    /// Version 0 is a dataset that does not exist yet; its files are staged ones.
     pub async fn objects_of(
         &self,
         table: TableId,

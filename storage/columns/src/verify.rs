@@ -16,8 +16,8 @@ use crate::commit::properties_of;
 use crate::lookup::ROW_TS_PLACEHOLDER;
 use crate::stats::{StatsBuilder, decode};
 use crate::{
-    ColumnStore, Error, FileMeta, FileState, FileStats, OP_COLUMN, Result, Role, ScanSpec, SystemColumns, TX_FROM_COLUMN,
-    TX_TO_COLUMN, TxFrom,
+    ColumnStore, Error, FileMeta, FileState, FileStats, OP_COLUMN, Result, Role, ScanSpec, SystemColumns,
+    TX_FROM_COLUMN, TX_TO_COLUMN, TxFrom,
 };
 
 /// Something that is not as it should be.

@@ -1,7 +1,7 @@
 //! An empty log that begins right behind a checkpoint, for a folder that is restored from a backup.
 //!
-//! A checkpoint says which entry was applied last and who the members are. The log behind it must go on with higher terms,
-//! so the vote of that entry's term is written down before anything else.
+//! A checkpoint says which entry was applied last and who the members are. The log behind it must go on with higher
+//! terms, so the vote of that entry's term is written down before anything else.
 
 use base::LogIndex;
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::log::LogStore;
 use crate::types::Vote;
 
-/// Makes an empty journal go on behind the last entry of a checkpoint, whose marker this is. Returns when that is durable.
+/// Makes an empty journal go on behind the last entry of a checkpoint, whose marker this is. Returns when that is
+/// durable.
 pub async fn begin_behind(journal: &Journal, marker: Bytes) -> Result<()> {
     if let (_, Some(LogIndex(last))) = journal.bounds() {
         return Err(Error::Options(format!("the journal is not empty: it ends with entry {last}")));

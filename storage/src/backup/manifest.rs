@@ -7,8 +7,8 @@
 //! checkpoint-{commit}    the state at the backup's commit, as a checkpoint file
 //! columns/…              the objects of the column tier that the state names, under their own paths
 //! ```
-//! `BACKUP` is text. `MANIFEST` is `"LATTBKUP"` · format u32 · length u64 · body · crc32c u32 over everything before it; the
-//! body is written with [`codec::wire`].
+//! `BACKUP` is text. `MANIFEST` is `"LATTBKUP"` · format u32 · length u64 · body · crc32c u32 over everything before
+//! it; the body is written with [`codec::wire`].
 
 use base::CommitTs;
 use bytes::Bytes;
@@ -139,7 +139,9 @@ pub(super) fn parse_identity(bytes: &[u8]) -> Result<String> {
     let rest = text.strip_prefix("latticedb backup\nformat ").ok_or_else(damaged)?;
     let (format, rest) = rest.split_once('\n').ok_or_else(damaged)?;
     if format != FORMAT.to_string() {
-        return Err(Error::Place(format!("the place holds backups of format {format}; this version knows format {FORMAT}")));
+        return Err(Error::Place(format!(
+            "the place holds backups of format {format}; this version knows format {FORMAT}"
+        )));
     }
     let cluster = rest.strip_prefix("cluster ").and_then(|rest| rest.strip_suffix('\n')).ok_or_else(damaged)?;
     Ok(cluster.to_owned())
@@ -150,7 +152,8 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let entry = |path: &str, bytes| Entry { path: path.into(), digest: Digest { bytes, hash: u128::from(bytes) << 90 } };
+        let entry =
+            |path: &str, bytes| Entry { path: path.into(), digest: Digest { bytes, hash: u128::from(bytes) << 90 } };
         Manifest {
             cluster: "c1".into(),
             at: CommitTs(77),

@@ -2,9 +2,11 @@
 //!
 //! # How it works
 //! 1. From here on nothing is removed from the column tier (a [`Hold`]); the row tier and the log are not held up.
-//! 2. Everything that the tables consist of now is copied. This is the long part, and its outcome need not be consistent.
-//! 3. A checkpoint is written. It is pinned between two log entries, so it is the state at one commit: the files of every
-//!    table, which rows of them are superseded, and every row that no file holds yet, which is the tail of the log.
+//! 2. Everything that the tables consist of now is copied. This is the long part, and its outcome need not be
+//!    consistent.
+//! 3. A checkpoint is written. It is pinned between two log entries, so it is the state at one commit: the files of
+//!    every table, which rows of them are superseded, and every row that no file holds yet, which is the tail of the
+//!    log.
 //! 4. Files that came in since step 2 are copied, then the checkpoint, then the manifest with everybody's checksum.
 //!
 //! Objects of the column tier never change. One that an earlier backup at the same place has, with the same size and
@@ -17,12 +19,12 @@
 //!   `tests/backup.rs::every_damage_is_found`.
 //! - BACKUP-3 a backup that was interrupted is not taken for one, and does not spoil the one before it:
 //!   `tests/backup.rs::an_interrupted_backup_is_refused`.
-//! - BACKUP-4 a restored database and its original cannot own one column tier: the restored one is a cluster of its own,
-//!   and takes an empty location only (`tests/backup.rs::a_restored_database_is_another_one`).
+//! - BACKUP-4 a restored database and its original cannot own one column tier: the restored one is a cluster of its
+//!   own, and takes an empty location only (`tests/backup.rs::a_restored_database_is_another_one`).
 //!
 //! # Failure
-//! A place that cannot be used is [`Error::Place`], damage is [`Error::Corrupt`] and names the object, and a store that is away
-//! is reported as such after some twenty seconds. The database itself is not affected by a failed backup.
+//! A place that cannot be used is [`Error::Place`], damage is [`Error::Corrupt`] and names the object, and a store that
+//! is away is reported as such after some twenty seconds. The database itself is not affected by a failed backup.
 //!
 //! # Not here
 //! Encryption and several points in time at one place: give each its own URL.
@@ -114,17 +116,18 @@ impl Store {
         };
         let mut copier = Copier {
             from: core.columns.depot(),
-            known: before
-                .iter()
-                .flat_map(Manifest::entries)
-                .map(|entry| (entry.path.clone(), entry.digest))
-                .collect(),
+            known: before.iter().flat_map(Manifest::entries).map(|entry| (entry.path.clone(), entry.digest)).collect(),
             there: place.list().await.map_err(at(url))?.into_iter().map(|object| (object.path, object.bytes)).collect(),
             place,
             done: BTreeMap::new(),
             copied_objects: 0,
             copied_bytes: 0,
-            counted: Arc::new(Counted { objects: AtomicU64::new(0), total: AtomicU64::new(0), bytes: AtomicU64::new(0), progress }),
+            counted: Arc::new(Counted {
+                objects: AtomicU64::new(0),
+                total: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                progress,
+            }),
         };
         // A backup whose server was restored from another one must not be mixed with the files of that one.
         if before.as_ref().is_some_and(|before| before.cluster != cluster) {
@@ -221,9 +224,13 @@ async fn open_place(core: &Core, url: &str) -> Result<Depot> {
     let disk = Arc::clone(&core.runtime.disk);
     if let Some(folder) = Depot::local_folder(url) {
         if !folder.is_absolute() {
-            return Err(Error::Place(format!("{url} is not an absolute path: name the folder from the root of the disk on")));
+            return Err(Error::Place(format!(
+                "{url} is not an absolute path: name the folder from the root of the disk on"
+            )));
         }
-        let inside = |outer: &std::path::Path| folder.starts_with(std::path::absolute(outer).unwrap_or_else(|_| outer.to_owned()));
+        let inside = |outer: &std::path::Path| {
+            folder.starts_with(std::path::absolute(outer).unwrap_or_else(|_| outer.to_owned()))
+        };
         let columns = Depot::local_folder(core.columns.url());
         if inside(&core.options.data) || columns.is_some_and(|columns| inside(&columns)) {
             return Err(Error::Place(format!("{url} lies inside the database: choose a place outside of it")));
@@ -306,9 +313,10 @@ impl Copier {
             for role in Role::ALL {
                 let (version, files) = match role {
                     Role::History => (published.history_version, published.history.clone()),
-                    Role::Current => {
-                        (published.current_version, published.current.iter().chain(&published.staged).cloned().collect())
-                    }
+                    Role::Current => (
+                        published.current_version,
+                        published.current.iter().chain(&published.staged).cloned().collect(),
+                    ),
                 };
                 paths.extend(core.columns.objects_of(table, role, version, &files).await.map_err(Error::part)?);
             }

@@ -1,8 +1,9 @@
 //! Making a database from a backup.
 //!
-//! The manifest is read first; without one there is no backup. Every object is compared with its checksum on its way, and the
-//! folder becomes a database by the last write, that of its identity: a restore that was interrupted leaves a folder that is
-//! refused. The restored database is a cluster of its own, so that it cannot touch what belongs to the original.
+//! The manifest is read first; without one there is no backup. Every object is compared with its checksum on its way,
+//! and the folder becomes a database by the last write, that of its identity: a restore that was interrupted leaves a
+//! folder that is refused. The restored database is a cluster of its own, so that it cannot touch what belongs to the
+//! original.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +22,14 @@ use crate::store::Store;
 use crate::{Error, Result, StoreOptions, checkpoint};
 
 impl Store {
-    /// Makes a data folder, and a column tier where the options say, from a backup. Both must be empty or not exist. The
-    /// folder can be opened afterwards with the same options.
-    pub async fn restore(runtime: &Runtime, url: &str, options: &StoreOptions, progress: OnProgress) -> Result<BackupReport> {
+    /// Makes a data folder, and a column tier where the options say, from a backup. Both must be empty or not exist.
+    /// The folder can be opened afterwards with the same options.
+    pub async fn restore(
+        runtime: &Runtime,
+        url: &str,
+        options: &StoreOptions,
+        progress: OnProgress,
+    ) -> Result<BackupReport> {
         let backup = Backup::open(runtime, url).await?;
         let contents = backup.checkpoint().await?;
         check_columns(runtime, options).await?;
@@ -118,7 +124,10 @@ impl Backup {
         let state = State::new(Arc::new(rows::RowTier::new(rows::RowTierOptions::with_limit(usize::MAX >> 1))));
         let marker = checkpoint::read(&bytes, Path::new(&entry.path), &state)?;
         if state.last() != self.manifest.at {
-            return Err(Error::Corrupt(format!("{} of the backup is not of the moment that {MANIFEST} names", entry.path)));
+            return Err(Error::Corrupt(format!(
+                "{} of the backup is not of the moment that {MANIFEST} names",
+                entry.path
+            )));
         }
         Ok(Contents { bytes: bytes.to_vec(), marker })
     }
