@@ -267,7 +267,8 @@ impl Locks {
         let mut kept = Vec::new();
         for name in names {
             let mut shard = self.shard(&name).lock();
-            let waited = shard.get(&name).is_some_and(|lock| lock.waiters.iter().any(|(_, sender)| !sender.is_closed()));
+            let waited =
+                shard.get(&name).is_some_and(|lock| lock.waiters.iter().any(|(_, sender)| !sender.is_closed()));
             if waited {
                 kept.push(name.clone());
             } else {

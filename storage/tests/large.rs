@@ -1,4 +1,5 @@
-//! Large transactions beside small ones: conflicts on the very key and on no other, locks, and what becomes of staged files.
+//! Large transactions beside small ones: conflicts on the very key and on no other, locks, and what becomes of staged
+//! files.
 
 mod common;
 
@@ -89,7 +90,9 @@ async fn a_bulk_load_and_small_writers_on_other_keys_do_not_conflict() {
         load(&second, &schema, (1000..1300).filter(|id| id % 2 == 1).chain([250_001]), "far").await;
         second.commit().await.expect("commit");
         large.commit().await.unwrap_or_else(|error| panic!("{moves:?}: {error}"));
-        expected.extend((0..300).filter(|id| id % 2 == 1 && *id != 101 && *id != 103).take(100).map(|id| (id, "odd".to_owned())));
+        expected.extend(
+            (0..300).filter(|id| id % 2 == 1 && *id != 101 && *id != 103).take(100).map(|id| (id, "odd".to_owned())),
+        );
         expected.extend((1000..1300).filter(|id| id % 2 == 1).chain([250_001]).map(|id| (id, "far".to_owned())));
         expected.extend([(299, "late".to_owned()), (10, "changed".to_owned())]);
         expected.remove(&12);
@@ -144,7 +147,11 @@ async fn large_and_small_writers_conflict_on_the_very_key() {
         refused(third.commit().await, "a load of loaded keys");
 
         let all = now(&store, &schema).await;
-        assert_eq!((all[&100].as_str(), all[&151].as_str(), all[&2002].as_str()), ("large", "small", "first"), "{moves:?}");
+        assert_eq!(
+            (all[&100].as_str(), all[&151].as_str(), all[&2002].as_str()),
+            ("large", "small", "first"),
+            "{moves:?}"
+        );
         assert!(!all.contains_key(&1), "{moves:?}: a refused load leaves nothing");
     }
 }
@@ -285,7 +292,10 @@ async fn staged_files_of_a_rollback_are_removed() {
     load(&rolled_back, &schema, 1000..1500, "never").await;
     let all: Vec<(i64, &str)> = (0..500).map(|id| (id, "never")).collect();
     update(&rolled_back, &schema, &all).await.expect("update");
-    assert!(std::fs::read_dir(folder.path().join("columns/t1000/current/data")).expect("files").count() > 2, "it spilled");
+    assert!(
+        std::fs::read_dir(folder.path().join("columns/t1000/current/data")).expect("files").count() > 2,
+        "it spilled"
+    );
     rolled_back.rollback();
     data_files(folder.path(), 1, "rollback").await;
 

@@ -66,7 +66,8 @@ async fn idle_tables_do_not_keep_the_log() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(longest > options.log_max_bytes, "the log was long enough to be cut: {longest}");
-    let cold = schemas.iter().filter(|schema| store.table_info(schema.table).expect("info").rows_in_row_tier > 0).count();
+    let cold =
+        schemas.iter().filter(|schema| store.table_info(schema.table).expect("info").rows_in_row_tier > 0).count();
     assert!(cold >= TABLES as usize - 1, "{cold} tables still have their rows in memory, and did not keep the log");
     store.shutdown().await.expect("shutdown");
     drop(store);
@@ -122,7 +123,9 @@ async fn a_flush_that_fails_is_undone_before_the_next() {
     create(&store, &schema).await;
     put(&store, &schema, 1, "old").await;
     store.flush(None).await.expect("flush");
-    for (round, failing) in ["t1000/current/data", "t1000/current/_versions", "t1000/history/_versions"].iter().enumerate() {
+    for (round, failing) in
+        ["t1000/current/data", "t1000/current/_versions", "t1000/history/_versions"].iter().enumerate()
+    {
         // A file to adopt, a row to close and a row to write: three commits to two datasets.
         let round = i64::try_from(round).expect("small");
         let transaction = begin(&store).await;
@@ -242,7 +245,10 @@ async fn files_that_a_crash_left_are_removed() {
         writer.finish().await.expect("finish");
     }
     let killed = disk.fork();
-    assert!(files_of(&killed, schema.table) > files && files_of(&killed, fresh.table) > 0, "there is something to remove");
+    assert!(
+        files_of(&killed, schema.table) > files && files_of(&killed, fresh.table) > 0,
+        "there is something to remove"
+    );
     let store = simulated(&killed, &clock, quiet(&PathBuf::from("/data"))).await;
     assert_eq!(files_of(&killed, fresh.table), 0, "a table that was never committed");
     until("the files stay", || files_of(&killed, schema.table) == files).await;

@@ -1,22 +1,22 @@
-//! Power cuts of the whole store (storage rule 5): journal, Raft log, row tier, checkpoint and column files on one simulated
-//! disk, which at a cut drops, tears and reorders whatever was not synced.
+//! Power cuts of the whole store (storage rule 5): journal, Raft log, row tier, checkpoint and column files on one
+//! simulated disk, which at a cut drops, tears and reorders whatever was not synced.
 //!
-//! A story is several lives of one data folder. In each life concurrent writers commit transactions of every kind (small,
-//! spilled, bulk-loaded, with savepoints, truncating, creating and dropping tables) while a housekeeper flushes, merges and
-//! checkpoints, until the power goes at a random disk operation, also while the store is being opened. Then the store is
-//! opened on what the disk kept, and compared with the model:
+//! A story is several lives of one data folder. In each life concurrent writers commit transactions of every kind
+//! (small, spilled, bulk-loaded, with savepoints, truncating, creating and dropping tables) while a housekeeper
+//! flushes, merges and checkpoints, until the power goes at a random disk operation, also while the store is being
+//! opened. Then the store is opened on what the disk kept, and compared with the model:
 //!
 //! - every acknowledged transaction is there, and one whose outcome was unknown is there as a whole or not at all;
 //! - nothing else is there: no row of a transaction that was rolled back, none that was deleted or truncated;
 //! - `AS OF` an earlier commit gives what was there then, over all lives;
 //! - a request that is sent again has the outcome it had, and numbers of counters are handed out once.
 //!
-//! A seed decides what writers do and when the power goes. Threads interleave as they like, so that a seed that fails may
-//! have to be repeated.
+//! A seed decides what writers do and when the power goes. Threads interleave as they like, so that a seed that fails
+//! may have to be repeated.
 //!
-//! `every_sync_is_needed` switches the syncs off, one call site after the other, and shows that the same check then fails. Two
-//! sites keep promises that are not about crashes ([`OTHER_PROMISES`]), and three are needed so seldom that the journal's own
-//! stories show it ([`PROVEN_BELOW`]).
+//! `every_sync_is_needed` switches the syncs off, one call site after the other, and shows that the same check then
+//! fails. Two sites keep promises that are not about crashes ([`OTHER_PROMISES`]), and three are needed so seldom
+//! that the journal's own stories show it ([`PROVEN_BELOW`]).
 //!
 //! `LATTICE_POWER_STORIES` and `LATTICE_POWER_SEED` make the run longer or different, as `make test-crash` does;
 //! `LATTICE_POWER_TRACE` prints what the writers do.
@@ -36,7 +36,9 @@ use common::{keys, rows, schema_of};
 use futures::TryStreamExt;
 use lattice_storage as storage;
 use runtime::{ManualClock, Runtime, SimDisk, SimRng};
-use storage::{BeginOptions, Error, Locator, ScanSpec, Store, StoreOptions, StoredSchema, SystemColumns, TableView, Transaction};
+use storage::{
+    BeginOptions, Error, Locator, ScanSpec, Store, StoreOptions, StoredSchema, SystemColumns, TableView, Transaction,
+};
 
 const FOLDER: &str = "/data";
 const WRITERS: i64 = 3;
@@ -149,7 +151,10 @@ async fn read(view: &TableView) -> Result<BTreeMap<i64, (String, CommitTs)>, Str
                 let place = (from.value(row), to.is_valid(row).then(|| to.value(row)), located[row]);
                 let before = places.insert(id, place);
                 if let (Some(before), Some(old)) = (before, all.insert(id, value.clone())) {
-                    return Err(format!("row {id} is there twice: {} at {before:?} and {} at {place:?}", old.0, value.0));
+                    return Err(format!(
+                        "row {id} is there twice: {} at {before:?} and {} at {place:?}",
+                        old.0, value.0
+                    ));
                 }
             }
         }
@@ -157,7 +162,11 @@ async fn read(view: &TableView) -> Result<BTreeMap<i64, (String, CommitTs)>, Str
     Ok(all)
 }
 
-async fn table_at(store: &Store, table: TableId, at: Option<CommitTs>) -> Result<BTreeMap<i64, (String, CommitTs)>, String> {
+async fn table_at(
+    store: &Store,
+    table: TableId,
+    at: Option<CommitTs>,
+) -> Result<BTreeMap<i64, (String, CommitTs)>, String> {
     let snapshot = match at {
         None => store.snapshot(),
         Some(at) => store.snapshot_at(at).await.map_err(text)?,
@@ -173,11 +182,18 @@ async fn find(transaction: &Transaction, schema: &Arc<StoredSchema>, ids: &[i64]
 }
 
 /// Puts rows, updating those that are there.
-async fn put(transaction: &Transaction, table: TableId, model: &mut Rows, changes: &[(i64, String)]) -> storage::Result<()> {
+async fn put(
+    transaction: &Transaction,
+    table: TableId,
+    model: &mut Rows,
+    changes: &[(i64, String)],
+) -> storage::Result<()> {
     let schema = schema_of(table);
     let changes: BTreeMap<i64, String> = changes.iter().cloned().collect();
     let (known, fresh): (Vec<_>, Vec<_>) = changes.iter().partition(|(id, _)| model.contains_key(id));
-    let batch = |of: &[(&i64, &String)]| -> Vec<(i64, String)> { of.iter().map(|(id, value)| (**id, (*value).clone())).collect() };
+    let batch = |of: &[(&i64, &String)]| -> Vec<(i64, String)> {
+        of.iter().map(|(id, value)| (**id, (*value).clone())).collect()
+    };
     for (part, update) in [(batch(&known), true), (batch(&fresh), false)] {
         if part.is_empty() {
             continue;
@@ -198,7 +214,8 @@ async fn put(transaction: &Transaction, table: TableId, model: &mut Rows, change
 
 async fn remove(transaction: &Transaction, table: TableId, model: &mut Rows, ids: &[i64]) -> storage::Result<()> {
     let schema = schema_of(table);
-    let ids: Vec<i64> = ids.iter().copied().filter(|id| model.contains_key(id)).collect::<BTreeSet<_>>().into_iter().collect();
+    let ids: Vec<i64> =
+        ids.iter().copied().filter(|id| model.contains_key(id)).collect::<BTreeSet<_>>().into_iter().collect();
     if ids.is_empty() {
         return Ok(());
     }
@@ -227,7 +244,12 @@ async fn step(
     let first = writer * 1000;
     let kind = rng.below(14);
     if std::env::var_os("LATTICE_POWER_TRACE").is_some() {
-        println!("{stamp}: step {kind} at {}, {} shared, {} own", transaction.snapshot_ts(), next.shared.len(), next.own.len());
+        println!(
+            "{stamp}: step {kind} at {}, {} shared, {} own",
+            transaction.snapshot_ts(),
+            next.shared.len(),
+            next.own.len()
+        );
     }
     match kind {
         0..=3 => {
@@ -309,11 +331,18 @@ async fn own_view(transaction: &Transaction, table: TableId, expected: &Rows) ->
 }
 
 /// Commits transactions until an error; returns the writer with what it learned, and the error.
-async fn write(store: Store, number: i64, mut writer: Writer, mut rng: SimRng, conflicts: Arc<AtomicU64>) -> (Writer, Option<Error>) {
+async fn write(
+    store: Store,
+    number: i64,
+    mut writer: Writer,
+    mut rng: SimRng,
+    conflicts: Arc<AtomicU64>,
+) -> (Writer, Option<Error>) {
     for _ in 0..3 + rng.below(8) {
         let before = writer.contents();
         writer.requests += 1;
-        let request = RequestId { session: SessionId(u64::try_from(number).expect("few") + 1), sequence: writer.requests };
+        let request =
+            RequestId { session: SessionId(u64::try_from(number).expect("few") + 1), sequence: writer.requests };
         let mut next = before.clone();
         let mut next_table = writer.next_table;
         let head = writer.past.len() as u64;
@@ -355,7 +384,12 @@ async fn write(store: Store, number: i64, mut writer: Writer, mut rng: SimRng, c
 }
 
 /// Flushes, merges, checkpoints and takes numbers until an error or the end of the writers.
-async fn keep_house(store: Store, mut rng: SimRng, mut counter: u64, done: Arc<std::sync::atomic::AtomicBool>) -> (u64, Option<Error>) {
+async fn keep_house(
+    store: Store,
+    mut rng: SimRng,
+    mut counter: u64,
+    done: Arc<std::sync::atomic::AtomicBool>,
+) -> (u64, Option<Error>) {
     while !done.load(Ordering::Acquire) {
         let kept = match rng.below(8) {
             0..=2 => store.flush(None).await,
@@ -366,7 +400,9 @@ async fn keep_house(store: Store, mut rng: SimRng, mut counter: u64, done: Arc<s
             }
             6 => store.checkpoint().await,
             _ => match store.allocate("numbers", 1 + rng.below(5)).await {
-                Ok(first) if first < counter => Err(Error::Corrupt(format!("number {first} was handed out before {counter}"))),
+                Ok(first) if first < counter => {
+                    Err(Error::Corrupt(format!("number {first} was handed out before {counter}")))
+                }
                 Ok(first) => {
                     counter = first + 1;
                     Ok(())
@@ -398,8 +434,9 @@ impl Story {
         }
     }
 
-    /// Ends a life: mostly by loss of power, else the process alone dies, and what it wrote is still to be made durable by the
-    /// next one. What is left of the disk is a disk of its own, so that nothing of the life before can reach it.
+    /// Ends a life: mostly by loss of power, else the process alone dies, and what it wrote is still to be made
+    /// durable by the next one. What is left of the disk is a disk of its own, so that nothing of the life before can
+    /// reach it.
     fn end(&mut self) {
         let next = self.disk.fork();
         if self.rng.chance(70) {
@@ -449,10 +486,17 @@ impl Story {
         let writing: Vec<_> = (0..WRITERS)
             .map(|number| {
                 let writer = self.writers[number as usize].clone();
-                tokio::spawn(write(store.clone(), number, writer, SimRng::new(self.rng.next_u64()), Arc::clone(&conflicts)))
+                tokio::spawn(write(
+                    store.clone(),
+                    number,
+                    writer,
+                    SimRng::new(self.rng.next_u64()),
+                    Arc::clone(&conflicts),
+                ))
             })
             .collect();
-        let keeper = tokio::spawn(keep_house(store.clone(), SimRng::new(self.rng.next_u64()), self.counter, Arc::clone(&done)));
+        let keeper =
+            tokio::spawn(keep_house(store.clone(), SimRng::new(self.rng.next_u64()), self.counter, Arc::clone(&done)));
         let mut errors = Vec::new();
         for (number, task) in writing.into_iter().enumerate() {
             let joined = tokio::time::timeout(PATIENCE, task).await.map_err(|_| format!("writer {number} hangs"))?;
@@ -511,12 +555,17 @@ impl Story {
                     self.tally.in_doubt_kept += 1;
                     writer.past.push((ts, next));
                     // Sent again, the request has the outcome that nobody heard of, and writes nothing.
-                    let again = store.begin(BeginOptions { request: Some(request), ..BeginOptions::default() }).await.map_err(text)?;
+                    let again = store
+                        .begin(BeginOptions { request: Some(request), ..BeginOptions::default() })
+                        .await
+                        .map_err(text)?;
                     let mut head = Rows::from([(number as i64, String::new())]);
                     put(&again, HEAD, &mut head, &[(number as i64, "repeated".into())]).await.map_err(text)?;
                     let outcome = again.commit().await.map_err(text)?;
                     if outcome != ts {
-                        return Err(format!("writer {number}: a repeated request committed at {outcome}, before at {ts}"));
+                        return Err(format!(
+                            "writer {number}: a repeated request committed at {outcome}, before at {ts}"
+                        ));
                     }
                 }
                 Some(_) if found == known => self.tally.in_doubt_lost += 1,
@@ -525,13 +574,20 @@ impl Story {
             if let Some((expected, _)) = writer.past.last()
                 && *expected != ts
             {
-                return Err(format!("writer {number}: transaction {found} committed at {expected} and is found at {ts}"));
+                return Err(format!(
+                    "writer {number}: transaction {found} committed at {expected} and is found at {ts}"
+                ));
             }
         }
         self.compare(store).await?;
         // Some moments of the past, of this life or an earlier one.
-        let moments: Vec<CommitTs> =
-            self.writers.iter().flat_map(|writer| writer.past.iter().map(|(ts, _)| *ts)).collect::<BTreeSet<_>>().into_iter().collect();
+        let moments: Vec<CommitTs> = self
+            .writers
+            .iter()
+            .flat_map(|writer| writer.past.iter().map(|(ts, _)| *ts))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         for _ in 0..2.min(moments.len()) {
             let at = moments[self.rng.below(moments.len() as u64) as usize];
             self.tally.as_of += 1;
@@ -549,7 +605,9 @@ impl Story {
             let seen = writer.past.iter().take_while(|(ts, _)| at.is_none_or(|at| *ts <= at)).count();
             (seen, if seen == 0 { Contents::default() } else { writer.past[seen - 1].1.clone() })
         };
-        let values = |found: BTreeMap<i64, (String, CommitTs)>| -> Rows { found.into_iter().map(|(id, (value, _))| (id, value)).collect() };
+        let values = |found: BTreeMap<i64, (String, CommitTs)>| -> Rows {
+            found.into_iter().map(|(id, (value, _))| (id, value)).collect()
+        };
         let mut heads = Rows::new();
         let mut shared = Rows::new();
         let mut entries = Rows::new();
@@ -559,7 +617,11 @@ impl Story {
             if seen > 0 {
                 heads.insert(number, seen.to_string());
             }
-            same(&format!("own table of writer {number}"), &values(table_at(store, own_table(number), at).await?), &contents.own)?;
+            same(
+                &format!("own table of writer {number}"),
+                &values(table_at(store, own_table(number), at).await?),
+                &contents.own,
+            )?;
             for (table, rows) in &contents.made {
                 entries.insert(i64::from(*table), "made".into());
                 same(&format!("table {table}"), &values(table_at(store, TableId(*table), at).await?), rows)?;
@@ -636,12 +698,19 @@ const OTHER_PROMISES: &[(&str, &str)] = &[
     ("journal.mark", "journal: damage::a_synced_mark_outlives_a_crash"),
 ];
 
-/// Syncs of the journal's start. The store asks the journal for a durable vote before it serves anybody, which makes the same
-/// files durable in all but a few constellations of two crashes; the journal's own stories, a thousand times quicker, find them.
+/// Syncs of the journal's start. The store asks the journal for a durable vote before it serves anybody, which makes
+/// the same files durable in all but a few constellations of two crashes; the journal's own stories, a thousand times
+/// quicker, find them.
 const PROVEN_BELOW: &[(&str, &str)] = &[
     ("journal.open", "when power goes while the journal starts on what an earlier cut has torn"),
-    ("journal.open_entries", "when a process died between creating a segment and syncing the folder, and then power goes"),
-    ("journal.recovered", "when a process died between writing and syncing, and power goes after its successor has read"),
+    (
+        "journal.open_entries",
+        "when a process died between creating a segment and syncing the folder, and then power goes",
+    ),
+    (
+        "journal.recovered",
+        "when a process died between writing and syncing, and power goes after its successor has read",
+    ),
 ];
 
 /// Storage rule 5: without any one of the syncs, the stories fail. Takes minutes; `make test-crash` runs it.
@@ -685,7 +754,8 @@ fn every_sync_is_needed() {
 fn power_cuts_lose_nothing_that_was_acknowledged() {
     let all = run(number("LATTICE_POWER_SEED", 1), number("LATTICE_POWER_STORIES", 3));
     println!(
-        "power: {{\"stories\": {}, \"lives\": {}, \"cuts\": {}, \"kills\": {}, \"cuts_while_opening\": {}, \"commits\": {}, \
+        "power: {{\"stories\": {}, \"lives\": {}, \"cuts\": {}, \"kills\": {}, \
+         \"cuts_while_opening\": {}, \"commits\": {}, \
          \"in_doubt\": {}, \"in_doubt_kept\": {}, \"as_of\": {}, \"conflicts\": {}, \"sync_sites\": {}}}",
         all.stories,
         all.lives,
