@@ -301,7 +301,7 @@ impl Store {
             flushes: core.counters.flushes.load(Ordering::Relaxed),
             merges: core.counters.merges.load(Ordering::Relaxed),
             log_bytes: core.log_bytes(),
-            disk_low: core.disk_low.load(Ordering::Relaxed),
+            disk_low: core.journal.free_space_low(),
             rows_scanned_row_tier: core.counters.row_tier_rows.load(Ordering::Relaxed),
             rows_scanned_columns: core.counters.column_rows.load(Ordering::Relaxed),
             last_commit: core.state.last(),

@@ -91,7 +91,7 @@ def test_a_local_socket(tmp_path):
         other = run("serve", "--data", tmp_path / "other", "--flight", "127.0.0.1:0", "--http", "", "--set", f"socket={socket}")
         assert other.returncode == 1 and "another server answers there" in other.stderr, other.stderr
         metrics = server.metrics()
-        assert metrics["lattice_flight_connections_total"] >= 2 and metrics["lattice_flight_requests_total"] > 4
+        assert metrics["lattice_flight_connections_total"] >= 2 and metrics["lattice_flight_rows_sent_total"] >= 1
         assert metrics["lattice_flight_sessions"] >= 0
         server.kill()
         # The file that a killed server leaves does not stop the next one.

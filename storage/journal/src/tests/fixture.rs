@@ -5,7 +5,7 @@ use runtime::{RealDisk, read_file};
 use super::*;
 
 fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/version-1")
+    Path::new("tests/fixtures/version-1").to_owned()
 }
 
 /// Fixed for ever, as the folder is.
