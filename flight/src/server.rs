@@ -3,10 +3,13 @@
 //! # Invariants
 //! - SERVER-1 a shutdown lets running requests finish within the drain time, and then ends. Test: `tests::shutdown_drains`.
 //! - SERVER-2 a session that belongs to a connection ends with it. Test: `tests::a_closed_connection_rolls_back`.
+//! - SERVER-3 whatever was answered can be read to its end, also by a client that still talks while we close. Tests:
+//!   `tests::a_closing_connection_hears_the_client_out`, `tests::a_client_that_does_not_close_is_left`.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -20,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
@@ -31,6 +35,8 @@ use crate::service::Service;
 const JANITOR_PERIOD: Duration = Duration::from_secs(5);
 /// How long a TLS handshake may take.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a closed connection waits for the client to close its side.
+const LINGER: Duration = Duration::from_secs(5);
 /// Bytes in flight of one stream and of one connection towards us: enough for a fast bulk load.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -272,6 +278,7 @@ impl Stream for Incoming {
                     let number = this.door.next.fetch_add(1, Ordering::Relaxed);
                     return Poll::Ready(Some(Ok(Connection {
                         socket,
+                        linger: None,
                         info: ConnectionInfo { number, peer },
                         gone: this.door.gone.clone(),
                         _permit: permit,
@@ -313,6 +320,8 @@ enum Socket {
 /// An accepted connection; says when it ends.
 struct Connection {
     socket: Socket,
+    /// When to stop waiting for the client's end; none before our own end is sent.
+    linger: Option<Pin<Box<Sleep>>>,
     info: ConnectionInfo,
     gone: mpsc::UnboundedSender<u64>,
     _permit: OwnedSemaphorePermit,
@@ -322,6 +331,16 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // The janitor may be gone already, with the server.
         let _ = self.gone.send(self.info.number);
+    }
+}
+
+impl Connection {
+    /// Ready when the client has had its time to close.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.linger {
+            Some(linger) => linger.as_mut().poll(context).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -379,10 +398,75 @@ impl AsyncWrite for Connection {
         }
     }
 
+    /// Sends our end, then reads until the client's. A socket closed with bytes unread is reset, and a reset takes what
+    /// the client has not read yet: the window updates it sends while it reads would cost it the end of its result.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        if self.linger.is_none() {
+            let sent = match &mut self.socket {
+                Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+                Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            };
+            std::task::ready!(sent)?;
+            self.linger = Some(Box::pin(tokio::time::sleep(LINGER)));
         }
+        let mut discarded = [MaybeUninit::uninit(); 4096];
+        // Bounded, because a client that sends without end must not keep this task from looking at the clock.
+        for _ in 0..64 {
+            let mut buffer = ReadBuf::uninit(&mut discarded);
+            match self.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                // The end, or a connection that is broken anyway.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.poll_linger(context),
+            }
+        }
+        context.waker().wake_by_ref();
+        self.poll_linger(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (gone, _) = mpsc::unbounded_channel();
+        let info = ConnectionInfo { number: 1, peer: Peer::Tcp(peer) };
+        (Connection { socket: Socket::Tcp(stream), linger: None, info, gone, _permit: permit }, client)
+    }
+
+    #[tokio::test]
+    async fn a_closing_connection_hears_the_client_out() {
+        let (mut connection, mut client) = pair().await;
+        client.write_all(b"never read by the server").await.unwrap();
+        let answer = vec![7; 100_000];
+        connection.write_all(&answer).await.unwrap();
+        let closing = tokio::spawn(async move { connection.shutdown().await });
+        // The client talks on after the server's end has come, and only then reads.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client.write_all(b"a window update").await.unwrap();
+        }
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, answer);
+        assert!(!closing.is_finished(), "it waits for the client's end");
+        drop(client);
+        closing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_close_is_left() {
+        let (mut connection, client) = pair().await;
+        let began = tokio::time::Instant::now();
+        connection.shutdown().await.unwrap();
+        assert!(began.elapsed() >= LINGER && began.elapsed() < 2 * LINGER, "{:?}", began.elapsed());
+        drop(client);
     }
 }
