@@ -40,7 +40,7 @@ use base::SqlState;
 use datafusion::logical_expr::planner::TypePlanner;
 use sqlparser::ast::{self, ArrayElemTypeDef, CharacterLength, ExactNumberInfo, TimezoneInfo};
 
-pub(crate) use coerce::{Coercion, Operators};
+pub(crate) use coerce::{Coercion, Operators, is_comparison};
 
 use crate::error::{Error, Result};
 

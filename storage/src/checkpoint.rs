@@ -4,9 +4,7 @@
 //! per table its definitions, published files, masks, and the rows that no dataset holds yet. A start reads it and replays
 //! the log after it; the log before it is purged. It is written to a temporary name, synced and renamed.
 //!
-//! # On disk
-//! `"LATTCKPT"` · format u32 · length u64 · body · crc32c u32 over everything before it. The body is written with
-//! [`codec::wire`].
+//! It is [sealed](crate::sealed) with the magic `LATTCKPT`; its body is written with [`codec::wire`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,12 +24,12 @@ use tokio::sync::oneshot;
 
 use crate::command::{decode_bitmap, decode_files, decode_row, encode_bitmap, encode_files, encode_row};
 use crate::mask::{FileMask, Masks};
+use crate::sealed::Form;
 use crate::state::{Published, State, Table};
 use crate::{Error, Result};
 
 const NAME: &str = "checkpoint";
-const MAGIC: &[u8; 8] = b"LATTCKPT";
-const FORMAT: u32 = 1;
+const FORM: Form = Form { magic: *b"LATTCKPT", format: 1, name: "a checkpoint" };
 /// Rows written at a time.
 const CHUNK_VERSIONS: usize = 64 * 1024;
 
@@ -160,7 +158,7 @@ impl Pinned {
 
     /// The bytes of the checkpoint file.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut body = Writer::with_capacity(1 << 20);
+        let mut body = FORM.begin(1 << 20);
         body.bytes(&self.marker).i64(self.last.0).varint(self.applied);
         body.length(self.counters.len());
         for (name, next) in &self.counters {
@@ -174,15 +172,7 @@ impl Pinned {
         for table in &self.tables {
             table.encode(&mut body, self.last)?;
         }
-        let body = body.finish();
-        let mut file = Vec::with_capacity(body.len() + 24);
-        file.extend_from_slice(MAGIC);
-        file.extend_from_slice(&FORMAT.to_le_bytes());
-        file.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        file.extend_from_slice(&body);
-        let crc = crc32c::crc32c(&file);
-        file.extend_from_slice(&crc.to_le_bytes());
-        Ok(file)
+        Ok(Form::seal(body))
     }
 }
 
@@ -313,12 +303,12 @@ pub(crate) fn load(runtime: &Runtime, folder: &Path, state: &State) -> Result<Op
         return Ok(None);
     }
     let bytes = runtime::read_file(disk, &path).map_err(failed)?;
-    read(&bytes, &path, state).map(Some)
+    read(&bytes.into(), &path, state).map(Some)
 }
 
 /// Reads the bytes of a checkpoint file into an empty state. Returns its marker.
-pub(crate) fn read(bytes: &[u8], path: &Path, state: &State) -> Result<Bytes> {
-    let body = verify(bytes).map_err(|what| Error::Corrupt(format!("{}: {what}", path.display())))?;
+pub(crate) fn read(bytes: &Bytes, path: &Path, state: &State) -> Result<Bytes> {
+    let body = FORM.open(bytes).map_err(|what| Error::Corrupt(format!("{}: {what}", path.display())))?;
     restore(body, state).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))
 }
 
@@ -327,26 +317,6 @@ pub(crate) fn write(runtime: &Runtime, folder: &Path, bytes: &[u8]) -> Result<()
     let path = folder.join(NAME);
     runtime::write_atomically(runtime.disk.as_ref(), &path, bytes)
         .map_err(|error| Error::Folder(format!("cannot write {}: {error}", path.display())))
-}
-
-/// Checks magic, format, length and checksum.
-fn verify(bytes: &[u8]) -> Result<Bytes, String> {
-    const HEADER: usize = 20;
-    let field = |range: std::ops::Range<usize>| bytes.get(range).ok_or("the file is cut short");
-    if field(0..8)? != MAGIC {
-        return Err("not a checkpoint".into());
-    }
-    let format = u32::from_le_bytes(field(8..12)?.try_into().map_err(|_| "the file is cut short")?);
-    if format != FORMAT {
-        return Err(format!("format {format}; this build reads format {FORMAT}"));
-    }
-    let length = u64::from_le_bytes(field(12..HEADER)?.try_into().map_err(|_| "the file is cut short")?);
-    let end = usize::try_from(length).ok().and_then(|length| HEADER.checked_add(length)).ok_or("absurd length")?;
-    let crc = u32::from_le_bytes(field(end..end.saturating_add(4))?.try_into().map_err(|_| "the file is cut short")?);
-    if crc32c::crc32c(&bytes[..end]) != crc {
-        return Err("the checksum does not match".into());
-    }
-    Ok(Bytes::copy_from_slice(&bytes[HEADER..end]))
 }
 
 fn restore(body: Bytes, state: &State) -> Result<Bytes> {

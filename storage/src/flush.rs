@@ -204,7 +204,7 @@ async fn rebuild_masks(table: &Arc<Table>, columns: &ColumnStore) -> Result<()> 
     };
     let mut drain = table.rows.drain_view(CommitTs::MAX);
     while let Some(chains) = drain.next_chunk(BATCH_ROWS) {
-        for meta in published.current.iter().chain(&published.staged) {
+        for meta in published.live_files() {
             let born = meta.constant_tx_from().unwrap_or(published.cut);
             let superseded: Vec<(RowKey, CommitTs)> = chains
                 .iter()
@@ -241,12 +241,8 @@ async fn sweep(table: &Table, columns: &ColumnStore, also: &[Arc<Published>]) ->
     let published = table.published();
     let all = || also.iter().chain(std::iter::once(&published));
     for role in Role::ALL {
-        let keep: HashSet<String> = match role {
-            Role::Current => {
-                all().flat_map(|published| published.current.iter().chain(&published.staged)).map(|meta| meta.path.clone()).collect()
-            }
-            Role::History => all().flat_map(|published| published.history.iter()).map(|meta| meta.path.clone()).collect(),
-        };
+        let files = all().flat_map(|published| published.files_of(role).1);
+        let keep: HashSet<String> = files.map(|meta| meta.path.clone()).collect();
         columns.sweep(table.id, role, &keep).await.map_err(Error::part)?;
     }
     Ok(())

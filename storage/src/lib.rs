@@ -32,6 +32,7 @@ mod folder;
 mod locks;
 mod mask;
 mod options;
+mod sealed;
 mod sequencer;
 mod state;
 mod store;

@@ -626,7 +626,7 @@ fn check_validated(order: &CommitOrder, writes: &TableCommit) -> Result<(), Refu
     let published = table.published();
     let covers = |meta: &FileMeta, key: &RowKey| meta.min_key <= *key && *key <= meta.max_key;
     if table.newest_large() > since {
-        let later = published.current.iter().chain(&published.staged).filter(|meta| meta.max_ts > since);
+        let later = published.live_files().filter(|meta| meta.max_ts > since);
         for meta in later {
             let inserted = writes.rows.iter().any(|(key, _, at)| *at == Predecessor::Nothing && covers(meta, key));
             let overlaps =

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use base::{CommitTs, DatasetVersion, FileId, LogIndex, RequestId, RowAddress, RowKey, TableId, Term};
 use bytes::Bytes;
 use codec::StoredSchema;
-use columns::FileMeta;
+use columns::{FileMeta, Role};
 use parking_lot::{Mutex, RwLock};
 use rows::{RowOp, RowTier, TableRows, Version};
 
@@ -40,8 +40,21 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// The files that hold current rows: the dataset's, and those that wait to be adopted by it.
+    pub(crate) fn live_files(&self) -> impl Iterator<Item = &Arc<FileMeta>> {
+        self.current.iter().chain(&self.staged)
+    }
+
     pub(crate) fn file(&self, id: FileId) -> Option<&Arc<FileMeta>> {
-        self.current.iter().chain(&self.staged).find(|meta| meta.file == id)
+        self.live_files().find(|meta| meta.file == id)
+    }
+
+    /// The dataset version of a role, and the files that hold its rows.
+    pub(crate) fn files_of(&self, role: Role) -> (DatasetVersion, Vec<Arc<FileMeta>>) {
+        match role {
+            Role::Current => (self.current_version, self.live_files().cloned().collect()),
+            Role::History => (self.history_version, self.history.clone()),
+        }
     }
 }
 
@@ -208,7 +221,7 @@ impl Table {
         let inner = &mut *guard;
         if effects.truncate {
             let published = Arc::clone(&inner.published);
-            for meta in published.current.iter().chain(&published.staged) {
+            for meta in published.live_files() {
                 let mut all = roaring::RoaringBitmap::new();
                 all.insert_range(0..meta.rows);
                 Self::mask(inner, meta.file).add_layer(Arc::new(all), ts);

@@ -95,13 +95,7 @@ impl Store {
             let before = seen.problems.len();
             let published = table.published();
             for role in Role::ALL {
-                let (version, files) = match role {
-                    Role::History => (published.history_version, published.history.clone()),
-                    Role::Current => (
-                        published.current_version,
-                        published.current.iter().chain(&published.staged).cloned().collect(),
-                    ),
-                };
+                let (version, files) = published.files_of(role);
                 let findings = core.columns.verify_version(table.id, role, version, &files).await;
                 seen.add(table.id, findings);
                 match core.columns.objects_of(table.id, role, version, &files).await {

@@ -251,7 +251,7 @@ impl TableView {
         let mut files = Vec::new();
         if !truncated {
             let visible = |meta: &&Arc<FileMeta>| meta.min_ts <= at;
-            for meta in published.current.iter().chain(&published.staged).filter(visible) {
+            for meta in published.live_files().filter(visible) {
                 files.push(ViewFile { meta: Arc::clone(meta), mask: masks.get(&meta.file).cloned(), own: false });
             }
             if at < published.cut {

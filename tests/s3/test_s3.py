@@ -8,22 +8,7 @@ import time
 import pytest
 
 import lattice
-from gateway import Gateway, binary
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed():
-    try:
-        binary()
-    except FileNotFoundError as error:
-        # Without Go there is no S3 server to test against; CI has Go.
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def gateway(tmp_path):
-    with Gateway(tmp_path / "s3") as running:
-        yield running
+from gateway import binary
 
 
 def serve(tmp_path, gateway, *settings, data="data", env=None):

@@ -25,6 +25,7 @@ use datafusion::physical_expr::expressions::{
 use storage::RowFilter;
 
 use super::provider::ScanColumn;
+use crate::types::is_comparison;
 
 /// Rows after which a dynamic filter is judged.
 const TRIAL_ROWS: u64 = 64 * 1024;
@@ -64,20 +65,6 @@ pub(super) fn is_testable(filter: &Arc<dyn PhysicalExpr>, columns: &[ScanColumn]
         Ok(if testable { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
     walked.is_ok() && testable && reads
-}
-
-fn is_comparison(op: Operator) -> bool {
-    matches!(
-        op,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-    )
 }
 
 /// A filter in the form that storage tests.

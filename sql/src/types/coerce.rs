@@ -320,19 +320,27 @@ impl FunctionRewrite for Coercion {
     }
 }
 
-fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
-    match expr {
-        Expr::Cast(Cast { expr: inner, field: target }) => cast(inner, target, schema),
-        Expr::TryCast(TryCast { expr: inner, field: target }) => try_cast(inner, target, schema),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
-            Operator::Eq
+/// Whether an operator compares two values of one type.
+pub(crate) fn is_comparison(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Eq
             | Operator::NotEq
             | Operator::Lt
             | Operator::LtEq
             | Operator::Gt
             | Operator::GtEq
             | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom => {
+            | Operator::IsNotDistinctFrom
+    )
+}
+
+fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
+    match expr {
+        Expr::Cast(Cast { expr: inner, field: target }) => cast(inner, target, schema),
+        Expr::TryCast(TryCast { expr: inner, field: target }) => try_cast(inner, target, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            op if is_comparison(*op) => {
                 let (left, right) = unify(left, right, schema)?;
                 Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))))
             }

@@ -7,14 +7,15 @@
 //! checkpoint-{commit}    the state at the backup's commit, as a checkpoint file
 //! columns/…              the objects of the column tier that the state names, under their own paths
 //! ```
-//! `BACKUP` is text. `MANIFEST` is `"LATTBKUP"` · format u32 · length u64 · body · crc32c u32 over everything before
-//! it; the body is written with [`codec::wire`].
+//! `BACKUP` is text. `MANIFEST` is [sealed](crate::sealed) with the magic `LATTBKUP`; its body is written with
+//! [`codec::wire`].
 
 use base::CommitTs;
 use bytes::Bytes;
 use codec::wire::{Reader, Writer};
 use columns::Digest;
 
+use crate::sealed::{Flaw, Form};
 use crate::{Error, Result};
 
 pub(super) const IDENTITY: &str = "BACKUP";
@@ -22,9 +23,8 @@ pub(super) const MANIFEST: &str = "MANIFEST";
 /// The folder of the column tier's objects.
 pub(super) const COLUMNS: &str = "columns/";
 
-const MAGIC: &[u8; 8] = b"LATTBKUP";
 const FORMAT: u32 = 1;
-const HEADER: usize = 20;
+const FORM: Form = Form { magic: *b"LATTBKUP", format: FORMAT, name: "the manifest of a backup" };
 
 /// One object of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,46 +52,23 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn encode(&self) -> Bytes {
-        let mut body = Writer::with_capacity(64 + 80 * self.objects.len());
+        let mut body = FORM.begin(64 + 80 * self.objects.len());
         body.str(&self.cluster).i64(self.at.0).i64(self.taken.0).str(&self.version);
         put_entry(&mut body, &self.checkpoint);
         body.length(self.objects.len());
         for entry in &self.objects {
             put_entry(&mut body, entry);
         }
-        let body = body.finish();
-        let mut file = Vec::with_capacity(body.len() + HEADER + 4);
-        file.extend_from_slice(MAGIC);
-        file.extend_from_slice(&FORMAT.to_le_bytes());
-        file.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        file.extend_from_slice(&body);
-        let crc = crc32c::crc32c(&file);
-        file.extend_from_slice(&crc.to_le_bytes());
-        file.into()
+        Form::seal(body).into()
     }
 
     /// Reads a manifest; the error says what is wrong with it.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self> {
-        let damaged = |what: &str| Error::Corrupt(format!("{MANIFEST}: {what}"));
-        let header = bytes.first_chunk::<HEADER>().ok_or_else(|| damaged("the file is cut short"))?;
-        if !header.starts_with(MAGIC) {
-            return Err(damaged("not the manifest of a backup"));
-        }
-        let format = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        if format != FORMAT {
-            return Err(Error::Place(format!(
-                "the backup has format {format}; this version reads format {FORMAT}: restore it with the version that took it"
-            )));
-        }
-        let Some((content, crc)) = bytes.split_last_chunk::<4>() else { return Err(damaged("the file is cut short")) };
-        if crc32c::crc32c(content) != u32::from_le_bytes(*crc) {
-            return Err(damaged("the checksum does not match"));
-        }
-        let length: [u8; 8] = header[12..].try_into().map_err(|_| damaged("the file is cut short"))?;
-        if u64::from_le_bytes(length) != (content.len() - HEADER) as u64 {
-            return Err(damaged("the length does not match"));
-        }
-        Self::read(&mut Reader::new(bytes.slice(HEADER..content.len()))).map_err(|error| damaged(&error.to_string()))
+        let body = FORM.open(bytes).map_err(|flaw| match flaw {
+            Flaw::Format { .. } => Error::Place(format!("the backup has {flaw}: restore it with the version that took it")),
+            flaw => Error::Corrupt(format!("{MANIFEST}: {flaw}")),
+        })?;
+        Self::read(&mut Reader::new(body)).map_err(|error| Error::Corrupt(format!("{MANIFEST}: {error}")))
     }
 
     fn read(input: &mut Reader) -> Result<Self> {

@@ -311,13 +311,7 @@ impl Copier {
         let mut paths = Vec::new();
         for (table, published) in tables {
             for role in Role::ALL {
-                let (version, files) = match role {
-                    Role::History => (published.history_version, published.history.clone()),
-                    Role::Current => (
-                        published.current_version,
-                        published.current.iter().chain(&published.staged).cloned().collect(),
-                    ),
-                };
+                let (version, files) = published.files_of(role);
                 paths.extend(core.columns.objects_of(table, role, version, &files).await.map_err(Error::part)?);
             }
         }
