@@ -169,6 +169,14 @@ impl Session {
         }
     }
 
+    /// The CHECK constraints of a table: name and condition.
+    pub async fn check_constraints(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<(String, String)>> {
+        let scope = self.metadata_scope().await?;
+        let table = Self::find(&scope, catalog, schema, table);
+        let checks = table.iter().flat_map(|table| &table.def.checks);
+        Ok(checks.map(|check| (check.name.clone(), check.expression.clone())).collect())
+    }
+
     /// The columns of a table's primary key, in key order.
     pub async fn primary_keys(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<KeyColumn>> {
         let scope = self.metadata_scope().await?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::door::{BatchStream, RunningQuery};
 use crate::progress::Progress;
+use crate::transaction::Work;
 use crate::{Error, Result};
 
 /// Where a statement is.
@@ -107,7 +108,7 @@ impl Registry {
         });
         self.running.lock().insert(id, running.clone());
         let deadline = (!timeout.is_zero()).then(|| tokio::time::Instant::now() + timeout);
-        Ticket { registry: self.clone(), running, deadline, slow }
+        Ticket { registry: self.clone(), running, deadline, slow, work: Mutex::default() }
     }
 
     /// What runs, oldest first.
@@ -151,9 +152,27 @@ pub(crate) struct Ticket {
     running: Arc<Running>,
     deadline: Option<tokio::time::Instant>,
     slow: Duration,
+    /// Kept until the statement's last row is fetched.
+    work: Mutex<Option<Work>>,
 }
 
 impl Ticket {
+    /// Keeps the statement's transaction from being idle while its rows are fetched.
+    pub(crate) fn keep(&self, work: Work) {
+        *self.work.lock() = Some(work);
+    }
+
+    /// Fails when the statement was cancelled or its time is up.
+    pub(crate) fn still_wanted(&self) -> Result<()> {
+        if self.running.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        match self.deadline {
+            Some(deadline) if deadline <= tokio::time::Instant::now() => Err(timed_out()),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn stage(&self, stage: Stage) {
         self.running.stage.store(stage as u8, Ordering::Relaxed);
     }
@@ -181,7 +200,26 @@ impl Ticket {
         if error.kind == ErrorKind::Cancelled { &counters.cancelled } else { &counters.failed }.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Waits for a reason to stop. There is none while the statement commits: what was sent to the log is not called back,
+    /// so "cancelled" would be a lie.
     async fn stopped(&self) -> Error {
+        let mut asked = pin!(self.asked_to_stop());
+        let mut reason = None;
+        std::future::poll_fn(|context| {
+            if reason.is_none() {
+                if let Poll::Ready(error) = asked.as_mut().poll(context) {
+                    reason = Some(error);
+                }
+            }
+            if self.running.stage.load(Ordering::Relaxed) == Stage::Committing as u8 {
+                return Poll::Pending;
+            }
+            reason.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    async fn asked_to_stop(&self) -> Error {
         let timer = async {
             match self.deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -259,6 +297,9 @@ impl Stream for Guarded {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.ticket.note(error);
+                if let Some(work) = self.ticket.work.lock().take() {
+                    work.failed();
+                }
                 self.done = true;
                 self.inner = futures::stream::empty().boxed();
             }

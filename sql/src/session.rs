@@ -8,6 +8,8 @@
 //! - SES-1 after an error, an interactive transaction does nothing but end or go back to a savepoint (25P02). Test:
 //!   `a_failed_transaction_waits_for_rollback`.
 //! - SES-2 an autocommit statement commits everything or nothing. Test: `a_failing_statement_leaves_nothing`.
+//! - SES-3 a commit that has begun goes on to its end, whoever goes away, and is never reported as cancelled. Test:
+//!   `tests/transactions.rs`, `a_commit_is_not_cancelled`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,8 +25,9 @@ use futures::{Stream, StreamExt};
 use parking_lot::{Mutex, RwLock};
 use sqlparser::ast;
 use storage::{BeginOptions, TransactionHeader};
+use tracing::Instrument as _;
 
-use crate::catalog::{Catalog, ObjectId};
+use crate::catalog::{Catalog, ObjectId, SqlType};
 use crate::dml::Written;
 use crate::door::{
     IngestRequest, OptionValue, Outcome, Params, PrepareOptions, Rows, SavepointHandle, SessionOptions, StatementKind, TransactionId,
@@ -39,7 +42,7 @@ use crate::plan::Stage as PlanStage;
 use crate::progress::Progress;
 use crate::queries::{Stage, Ticket};
 use crate::settings::Settings;
-use crate::transaction::{Reader, Status, Txn, Which};
+use crate::transaction::{Changed, Reader, Status, Txn, Which, Work, expired};
 use crate::{Error, Result};
 
 mod cursor;
@@ -82,6 +85,8 @@ impl std::fmt::Debug for SessionInner {
 /// A statement that PREPARE named.
 struct Named {
     statement: Arc<Statement>,
+    /// The types of its first parameters, as PREPARE names them.
+    declared: Vec<FieldRef>,
     /// Made by the first execution, and again when definitions or settings have changed.
     slot: Mutex<Option<Arc<Slot>>>,
 }
@@ -336,13 +341,11 @@ impl SessionInner {
         check_params(statement, &given.params)?;
         match &statement.kind {
             StatementAst::Begin(modes) => return self.begin_text(modes).await,
-            StatementAst::Commit { chain } => {
-                ticket.stage(Stage::Committing);
-                return self.end_text(true, *chain).await;
-            }
-            StatementAst::Rollback { chain } => return self.end_text(false, *chain).await,
+            StatementAst::Commit { chain } => return self.end_text(true, *chain, ticket).await,
+            StatementAst::Rollback { chain } => return self.end_text(false, *chain, ticket).await,
             StatementAst::RollbackTo(name) => {
-                self.in_transaction("ROLLBACK TO SAVEPOINT", handle)?.rollback_to(Which::Name(&crate::plan::fold(name)))?;
+                let undone = self.in_transaction("ROLLBACK TO SAVEPOINT", handle)?.rollback_to(Which::Name(&crate::plan::fold(name)))?;
+                self.put_back(undone);
                 return Ok(Produced::Tag("ROLLBACK".to_owned()));
             }
             _ => {}
@@ -351,20 +354,31 @@ impl SessionInner {
         let Some(txn) = txn else {
             return self.autocommit(statement, given, announced, ticket).await;
         };
-        self.check_idle(&txn)?;
-        txn.check()?;
-        self.inside(statement, given, announced, &txn, ticket).await
+        let mut work = self.work(&txn)?;
+        let produced = self.inside(statement, given, announced, &txn, ticket).await?;
+        work.done();
+        ticket.keep(work);
+        Ok(produced)
     }
 
-    /// Ends a transaction that nobody has used for too long.
-    fn check_idle(&self, txn: &Arc<Txn>) -> Result<()> {
+    /// Begins a statement in a transaction that was not idle for too long.
+    fn work(&self, txn: &Arc<Txn>) -> Result<Work> {
         if let Some(limit) = self.idle_limit() {
-            if txn.idle() > limit {
-                self.abandon(txn);
-                return Err(Error::state(SqlState([b'2', b'5', b'P', b'0', b'3']), "terminating transaction due to idle-in-transaction timeout"));
+            txn.expire(limit);
+        }
+        txn.work()
+    }
+
+    /// Lets go of what transactions hold that nobody has used for too long.
+    fn expire_idle(&self) {
+        let Some(limit) = self.idle_limit() else { return };
+        let mut open: Vec<Arc<Txn>> = self.handles.lock().values().cloned().collect();
+        open.extend(self.current.lock().clone());
+        for txn in open {
+            if txn.expire(limit) {
+                tracing::info!(session = %self.id, transaction = %txn.id, "rolled back a transaction that was idle for too long");
             }
         }
-        Ok(())
     }
 
     fn idle_limit(&self) -> Option<Duration> {
@@ -375,7 +389,7 @@ impl SessionInner {
     fn abandon(&self, txn: &Arc<Txn>) {
         txn.storage.rollback();
         txn.end();
-        self.restore_settings(txn);
+        self.put_back(txn.settings_to_restore(false));
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, txn)) {
             *current = None;
@@ -447,6 +461,8 @@ impl SessionInner {
         let mut txn = self.open_transaction(false, read_only, Some(&statement.text)).await?;
         loop {
             tries += 1;
+            // While it committed, nothing could stop it.
+            ticket.still_wanted()?;
             let scope = Scope { progress: ticket.progress(), ..self.scope(Some(&txn), Some(given.clone())).await? };
             ticket.stage(Stage::Running);
             let result = match self.perform(&scope, statement, announced.clone()).await {
@@ -475,11 +491,21 @@ impl SessionInner {
         }
     }
 
-    /// Commits, whatever the transaction did.
-    async fn commit(&self, txn: &Arc<Txn>) -> Result<()> {
+    /// Commits, whatever the transaction did. In a task of its own: what was sent to the log is not called back when the
+    /// caller goes away, and whoever knows of it (locks, the cache of definitions, settings) must hear how it ended.
+    async fn commit(self: &Arc<Self>, txn: &Arc<Txn>) -> Result<()> {
+        let (session, txn) = (self.clone(), txn.clone());
+        let task = async move { session.commit_to_the_end(&txn).await };
+        tokio::spawn(task.in_current_span()).await.unwrap_or_else(|lost| {
+            let unknown = Error::state(SqlState(*b"40003"), "the outcome of the commit is not known");
+            Err(unknown.with_detail(lost.to_string()).with_hint("look for its rows before running it again"))
+        })
+    }
+
+    async fn commit_to_the_end(&self, txn: &Arc<Txn>) -> Result<()> {
         let result = self.commit_storage(txn).await;
         txn.end();
-        self.restore_settings(txn);
+        self.put_back(txn.settings_to_restore(result.is_ok()));
         let counters = &self.engine.queries.counters;
         match &result {
             Ok(()) => counters.commits.fetch_add(1, Ordering::Relaxed),
@@ -512,18 +538,14 @@ impl SessionInner {
         Ok(())
     }
 
-    fn restore_settings(&self, txn: &Txn) {
-        let local = txn.local_settings();
-        if local.is_empty() {
+    fn put_back(&self, changed: Vec<Changed>) {
+        if changed.is_empty() {
             return;
         }
         let mut settings = self.settings.write();
-        for (name, before) in local {
-            // The values were valid when they were remembered.
-            let _ = match before {
-                Some(value) => settings.set(&name, &value),
-                None => settings.reset(Some(&name)),
-            };
+        for Changed { name, before, .. } in changed {
+            // The value was valid when it was remembered.
+            let _ = settings.set(&name, &before);
         }
     }
 
@@ -538,18 +560,27 @@ impl SessionInner {
         Ok(Produced::Tag("BEGIN".to_owned()))
     }
 
-    async fn end_text(self: &Arc<Self>, commit: bool, chain: bool) -> Result<Produced> {
-        let Some(txn) = self.current.lock().take() else {
+    async fn end_text(self: &Arc<Self>, commit: bool, chain: bool, ticket: &Ticket) -> Result<Produced> {
+        let current = self.current.lock().clone();
+        let Some(txn) = current else {
             // PostgreSQL warns and goes on.
             return Ok(Produced::Tag(if commit { "COMMIT" } else { "ROLLBACK" }.to_owned()));
         };
         let _gate = txn.gate.lock().await;
+        ticket.stage(Stage::Committing);
+        self.current.lock().take_if(|current| Arc::ptr_eq(current, &txn));
         let read_only = txn.is_read_only();
-        let tag = if commit && txn.status() == Status::Active {
-            self.commit(&txn).await?;
+        let (work, status) = (self.work(&txn), txn.status());
+        let tag = if let (true, Ok(mut work)) = (commit, work) {
+            let committed = self.commit(&txn).await;
+            work.done();
+            committed?;
             "COMMIT"
         } else {
             self.abandon(&txn);
+            if commit && status == Status::Expired {
+                return Err(expired());
+            }
             "ROLLBACK"
         };
         if chain {
@@ -577,6 +608,7 @@ impl SessionInner {
                 StatementAst::Copy(copy) => crate::copy::run(scope, copy).await,
                 StatementAst::Set(set) => self.set(scope, set),
                 StatementAst::Reset(name) => {
+                    self.remember(scope, name.as_deref(), false)?;
                     self.settings.write().reset(name.as_deref())?;
                     Ok(Produced::Tag("RESET".to_owned()))
                 }
@@ -597,12 +629,14 @@ impl SessionInner {
                 StatementAst::Discard(what) => self.discard(scope, *what).await,
                 StatementAst::Prepare(prepare) => {
                     let name = crate::plan::fold(&prepare.name);
+                    let declared =
+                        prepare.types.iter().map(|it| Ok(SqlType::from_ast(it)?.field_ref(""))).collect::<Result<Vec<_>>>()?;
                     let mut prepared = self.prepared.lock();
                     if prepared.contains_key(&name) {
                         return Err(Error::state(SqlState([b'4', b'2', b'P', b'0', b'5']), format!("prepared statement \"{name}\" already exists")));
                     }
                     let statement = Arc::new(prepare.inner.as_ref().clone());
-                    prepared.insert(name, Arc::new(Named { statement, slot: Mutex::default() }));
+                    prepared.insert(name, Arc::new(Named { statement, declared, slot: Mutex::default() }));
                     Ok(Produced::Tag("PREPARE".to_owned()))
                 }
                 StatementAst::Execute(execute) => {
@@ -670,14 +704,10 @@ impl SessionInner {
     fn set(&self, scope: &Scope, set: &st::Set) -> Result<Produced> {
         match set {
             st::Set::Variable { name, values, local } => {
-                let before = self.settings.read().get(name)?.to_owned();
-                let txn = scope.txn.as_ref().filter(|txn| txn.interactive);
-                if *local {
-                    match txn {
-                        Some(txn) => txn.remember_setting(name, Some(before)),
-                        None => return Ok(Produced::Tag("SET".to_owned())),
-                    }
+                if *local && !scope.txn.as_ref().is_some_and(|txn| txn.interactive) {
+                    return Ok(Produced::Tag("SET".to_owned()));
                 }
+                self.remember(scope, Some(name), *local)?;
                 let mut settings = self.settings.write();
                 if values.is_empty() {
                     settings.reset(Some(name))?;
@@ -698,6 +728,18 @@ impl SessionInner {
             }
         }
         Ok(Produced::Tag("SET".to_owned()))
+    }
+
+    /// Remembers a setting, or all of them, so that a rollback puts them back.
+    fn remember(&self, scope: &Scope, name: Option<&str>, local: bool) -> Result<()> {
+        let Some(txn) = scope.txn.as_ref().filter(|txn| txn.interactive) else { return Ok(()) };
+        let settings = self.settings.read();
+        let changed = |name: &str, value: &str| Changed { name: name.to_owned(), before: value.to_owned(), local };
+        match name {
+            Some(name) => txn.remember_setting(changed(name, settings.get(name)?)),
+            None => settings.changed().for_each(|(name, value)| txn.remember_setting(changed(name, value))),
+        }
+        Ok(())
     }
 
     async fn discard(self: &Arc<Self>, scope: &Scope, what: st::Discard) -> Result<Produced> {
@@ -729,29 +771,40 @@ impl SessionInner {
             return Ok(slot);
         }
         let scope = Scope { notes: Arc::default(), slot: None, ..scope.clone() };
-        let types = self.types(&scope, &named.statement).await?;
+        let types = self.types(&scope, &named.statement, &named.declared).await?;
         let slot = Arc::new(Slot::new(&scope, types.parameters)?);
         *named.slot.lock() = Some(slot.clone());
         Ok(slot)
     }
 
-    /// The parameter types and result of a statement.
-    fn types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
+    /// The parameter types and result of a statement; the types of its first parameters may be declared.
+    fn types<'a>(
+        self: &'a Arc<Self>,
+        scope: &'a Scope,
+        statement: &'a Arc<Statement>,
+        declared: &'a [FieldRef],
+    ) -> BoxFuture<'a, Result<Types>> {
         Box::pin(async move {
-            if let StatementAst::Query(query) = &statement.kind {
+            if let (StatementAst::Query(query), true) = (&statement.kind, declared.is_empty()) {
                 if let Some((parameters, result)) = crate::fast::types(scope, query, needed(statement)) {
                     return Ok(Types { parameters, result: Some(result) });
                 }
             }
-            self.planned_types(scope, statement).await
+            self.planned_types(scope, statement, declared).await
         })
     }
 
     /// [`Self::types`] by planning.
-    fn planned_types<'a>(self: &'a Arc<Self>, scope: &'a Scope, statement: &'a Arc<Statement>) -> BoxFuture<'a, Result<Types>> {
+    fn planned_types<'a>(
+        self: &'a Arc<Self>,
+        scope: &'a Scope,
+        statement: &'a Arc<Statement>,
+        declared: &'a [FieldRef],
+    ) -> BoxFuture<'a, Result<Types>> {
         Box::pin(async move {
             let count = needed(statement);
-            let mut known: Vec<Option<FieldRef>> = vec![None; count];
+            let mut known: Vec<Option<FieldRef>> = declared.iter().cloned().map(Some).collect();
+            known.resize(count, None);
             // The first pass learns what it can; the second knows every type, text where nothing says otherwise.
             let mut last: Result<Option<SchemaRef>> = Ok(None);
             for pass in 0..2 {
@@ -820,7 +873,7 @@ impl SessionInner {
             StatementAst::Execute(execute) => {
                 let named = self.prepared.lock().get(&crate::plan::fold(&execute.name)).cloned();
                 match named {
-                    Some(named) => self.types(scope, &named.statement).await?.result,
+                    Some(named) => self.types(scope, &named.statement, &named.declared).await?.result,
                     None => None,
                 }
             }
@@ -949,11 +1002,13 @@ fn conform_value(value: ScalarValue, field: &Field, at: usize) -> Result<ScalarV
 
 fn check_isolation(modes: &st::TransactionModes) -> Result<()> {
     match modes.isolation {
-        Some(st::Isolation::Serializable) => {
-            Err(Error::unsupported("isolation level SERIALIZABLE").with_hint("the default, REPEATABLE READ, is snapshot isolation"))
-        }
+        Some(st::Isolation::Serializable) => Err(no_serializable()),
         _ => Ok(()),
     }
+}
+
+pub(crate) fn no_serializable() -> Error {
+    Error::unsupported("isolation level SERIALIZABLE").with_hint("the default, REPEATABLE READ, is snapshot isolation")
 }
 
 fn apply_modes(txn: &Txn, modes: &st::TransactionModes) -> Result<()> {
@@ -1049,7 +1104,7 @@ impl Session {
         let (types, slot) = ticket
             .run(Box::pin(async {
                 let scope = self.inner.scope(txn.as_ref(), None).await?;
-                let types = self.inner.types(&scope, &statement).await?;
+                let types = self.inner.types(&scope, &statement, &[]).await?;
                 let slot = Slot::new(&scope, types.parameters.clone())?;
                 Ok((types, Arc::new(slot)))
             }))
@@ -1105,11 +1160,9 @@ impl Session {
         session.check_open()?;
         let ticket = session.ticket_of(&prepared.sql, progress);
         let own = session.transaction(transaction)?;
+        let mut working = own.as_ref().map(|txn| session.work(txn)).transpose()?;
         let txn = match &own {
-            Some(txn) => {
-                txn.check()?;
-                txn.clone()
-            }
+            Some(txn) => txn.clone(),
             None => {
                 let read_only = session.settings.read().default_read_only();
                 session.open_transaction(false, read_only, Some(&prepared.sql)).await?
@@ -1139,16 +1192,17 @@ impl Session {
         });
         let result = ticket.run(work).await.map_err(|error| place(error, &prepared.statement));
         match (result, own.is_some()) {
-            (Ok(total), true) => Ok(session.wrap(Produced::Written(total), ticket)),
+            (Ok(total), true) => {
+                working.iter_mut().for_each(Work::done);
+                Ok(session.wrap(Produced::Written(total), ticket))
+            }
             (Ok(total), false) => {
                 ticket.stage(Stage::Committing);
                 session.commit(&txn).await?;
                 Ok(session.wrap(Produced::Written(total), ticket))
             }
             (Err(error), interactive) => {
-                if interactive {
-                    txn.fail();
-                } else {
+                if !interactive {
                     txn.storage.rollback();
                     txn.end();
                 }
@@ -1195,11 +1249,27 @@ impl Session {
         let txn = self.by_handle(id)?;
         let _gate = txn.gate.lock().await;
         self.inner.handles.lock().remove(&id);
-        if txn.status() != Status::Active {
-            self.inner.abandon(&txn);
-            return Err(Error::state(SqlState::IN_FAILED_TRANSACTION, "the transaction had failed and was rolled back"));
+        match (self.inner.work(&txn), txn.status()) {
+            (Ok(mut work), _) => {
+                let committed = self.inner.commit(&txn).await;
+                work.done();
+                committed
+            }
+            (Err(_), Status::Failed) => {
+                self.inner.abandon(&txn);
+                Err(Error::state(SqlState::IN_FAILED_TRANSACTION, "the transaction had failed and was rolled back"))
+            }
+            (Err(error), _) => {
+                self.inner.abandon(&txn);
+                Err(error)
+            }
         }
-        self.inner.commit(&txn).await
+    }
+
+    /// Lets go of what transactions hold that nobody has used for too long. Who asks now and then bounds how long idle
+    /// clients hold up others; their next statement fails with 25P03.
+    pub fn expire_idle_transactions(&self) {
+        self.inner.expire_idle();
     }
 
     /// Rolls back.
@@ -1228,7 +1298,8 @@ impl Session {
     pub async fn rollback_to_savepoint(&self, id: TransactionId, savepoint: SavepointHandle) -> Result<()> {
         let txn = self.by_handle(id)?;
         let _gate = txn.gate.lock().await;
-        txn.rollback_to(Which::Handle(savepoint))
+        self.inner.put_back(txn.rollback_to(Which::Handle(savepoint))?);
+        Ok(())
     }
 
     /// Loads rows in bulk. Returns how many.
@@ -1243,11 +1314,9 @@ impl Session {
         let text: Arc<str> = Arc::from(format!("INGEST INTO {}", request.table));
         let ticket = session.ticket(&text);
         let own = session.transaction(request.transaction)?;
+        let mut working = own.as_ref().map(|txn| session.work(txn)).transpose()?;
         let txn = match &own {
-            Some(txn) => {
-                txn.check()?;
-                txn.clone()
-            }
+            Some(txn) => txn.clone(),
             None => session.open_transaction(false, false, Some(&text)).await?,
         };
         let work = Box::pin(async {
@@ -1261,13 +1330,12 @@ impl Session {
                     ticket.stage(Stage::Committing);
                     session.commit(&txn).await?;
                 }
+                working.iter_mut().for_each(Work::done);
                 session.engine.queries.counters.rows_written.fetch_add(rows, Ordering::Relaxed);
                 Ok(rows)
             }
             (Err(error), interactive) => {
-                if interactive {
-                    txn.fail();
-                } else {
+                if !interactive {
                     txn.storage.rollback();
                     txn.end();
                 }

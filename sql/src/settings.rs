@@ -29,7 +29,7 @@ struct Setting {
     description: &'static str,
 }
 
-const ISOLATION: &[&str] = &["repeatable read", "snapshot", "read committed", "read uncommitted", "serializable"];
+const ISOLATION: &[&str] = &["repeatable read", "snapshot", "read committed", "read uncommitted"];
 
 const SETTINGS: &[Setting] = &[
     Setting { name: "application_name", default: "", kind: Kind::Text, description: "the client's name" },
@@ -48,7 +48,7 @@ const SETTINGS: &[Setting] = &[
     Setting { name: "integer_datetimes", default: "on", kind: Kind::Fixed, description: "times are microseconds" },
     Setting { name: "intervalstyle", default: "postgres", kind: Kind::Word(&["postgres"]), description: "how intervals print" },
     Setting { name: "lattice.durability", default: "sync", kind: Kind::Word(&["sync"]), description: "an acknowledged commit is on disk" },
-    Setting { name: "lattice.max_staleness", default: "0", kind: Kind::Time, description: "how old a read may be" },
+    Setting { name: "lattice.max_staleness", default: "0", kind: Kind::Word(&["0"]), description: "reads see the newest state" },
     Setting { name: "lattice.pipeline", default: "", kind: Kind::Text, description: "the pipeline id that commits record" },
     Setting { name: "lattice.source", default: "", kind: Kind::Text, description: "the source that commits record" },
     Setting { name: "lock_timeout", default: "0", kind: Kind::Time, description: "longest wait for a row lock; 0 is the server's limit" },
@@ -111,6 +111,11 @@ impl Settings {
     pub(crate) fn get(&self, name: &str) -> Result<&str> {
         let setting = find(name)?;
         Ok(self.set.get(setting.name).or_else(|| self.defaults.get(setting.name)).map_or("", String::as_str))
+    }
+
+    /// What was set, with its value.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.set.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
     fn known(&self, name: &str) -> &str {
@@ -203,6 +208,9 @@ fn check(setting: &Setting, value: &str) -> Result<String> {
         Kind::Time => show_time(parse_time(value).ok_or_else(wrong)?),
         Kind::Word(words) => {
             let lower = value.to_lowercase();
+            if setting.name == "default_transaction_isolation" && lower == "serializable" {
+                return Err(crate::session::no_serializable());
+            }
             if !words.contains(&lower.as_str()) {
                 return Err(wrong().with_hint(format!("possible values: {}", words.join(", "))));
             }

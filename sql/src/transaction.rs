@@ -1,5 +1,12 @@
 //! A transaction as the session sees it: the storage transaction, the catalog it changed, its savepoints, and whether an
 //! error has doomed it.
+//!
+//! # Invariants
+//! - TXN-1 a statement that did not end well, be it an error, a cancellation or a client that is gone, leaves its transaction
+//!   failed: half of its writes can be undone, never committed. Tests: `tests/transactions.rs`,
+//!   `a_dropped_statement_fails_its_transaction`, `an_error_among_the_rows_fails_the_transaction`.
+//! - TXN-2 nothing idle holds locks and old versions for longer than the limit, and nothing busy is idle. Tests:
+//!   `tests/transactions.rs`, `idle_transactions_let_go`, `a_long_statement_is_not_idle`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,17 +46,60 @@ struct State {
     catalog: Option<Arc<Catalog>>,
     savepoints: Vec<Savepoint>,
     used: Instant,
+    /// Statements that run, or whose rows are being fetched.
+    running: usize,
     /// Temporary tables to empty at commit.
     empty_at_commit: Vec<ObjectId>,
-    /// Settings as they were before SET LOCAL.
-    pub(crate) local: Vec<(String, Option<String>)>,
+    /// What SET and SET LOCAL changed, in order: name and the value before. A rollback undoes them.
+    changed: Vec<Changed>,
+}
+
+/// A setting as it was before the transaction changed it.
+#[derive(Clone, Debug)]
+pub(crate) struct Changed {
+    pub(crate) name: String,
+    pub(crate) before: String,
+    /// By SET LOCAL, which a commit undoes too.
+    pub(crate) local: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Active,
     Failed,
+    /// Idle for too long: its work is gone, and the client has still to be told.
+    Expired,
     Ended,
+}
+
+/// A statement that works in a transaction. Dropped before [`Work::done`], it fails the transaction.
+#[derive(Debug)]
+pub(crate) struct Work {
+    txn: Arc<Txn>,
+    done: bool,
+}
+
+impl Work {
+    /// The statement has ended well. Its rows may still be fetched, for as long as this is kept.
+    pub(crate) fn done(&mut self) {
+        self.done = true;
+    }
+
+    /// An error came while its rows were fetched.
+    pub(crate) fn failed(mut self) {
+        self.done = false;
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if !self.done {
+            self.txn.fail();
+        }
+        let mut state = self.txn.state.lock();
+        state.running = state.running.saturating_sub(1);
+        state.used = Instant::now();
+    }
 }
 
 struct Savepoint {
@@ -57,6 +107,8 @@ struct Savepoint {
     handle: SavepointHandle,
     storage: storage::SavepointId,
     catalog: Option<Arc<Catalog>>,
+    /// How many settings had been changed.
+    changed: usize,
 }
 
 impl std::fmt::Debug for Txn {
@@ -80,8 +132,9 @@ impl Txn {
                 catalog: None,
                 savepoints: Vec::new(),
                 used: Instant::now(),
+                running: 0,
                 empty_at_commit: Vec::new(),
-                local: Vec::new(),
+                changed: Vec::new(),
             }),
             next_savepoint: AtomicU64::new(1),
         })
@@ -93,22 +146,36 @@ impl Txn {
 
     /// Fails when an earlier statement failed.
     pub(crate) fn check(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        state.used = Instant::now();
-        match state.status {
-            Status::Active => Ok(()),
-            Status::Failed => Err(Error::state(
-                SqlState::IN_FAILED_TRANSACTION,
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )
-            .with_hint("end it with ROLLBACK, or go back with ROLLBACK TO SAVEPOINT")),
-            Status::Ended => Err(Error::state(SqlState::NO_ACTIVE_TRANSACTION, "the transaction has ended")),
-        }
+        usable(&mut self.state.lock())
     }
 
-    /// How long nobody used it.
-    pub(crate) fn idle(&self) -> std::time::Duration {
-        self.state.lock().used.elapsed()
+    /// Begins a statement, unless an earlier one failed.
+    pub(crate) fn work(self: &Arc<Self>) -> Result<Work> {
+        let mut state = self.state.lock();
+        usable(&mut state)?;
+        state.running += 1;
+        Ok(Work { txn: self.clone(), done: false })
+    }
+
+    /// Begins fetching the rows of a statement that has ended well.
+    pub(crate) fn fetch(self: &Arc<Self>) -> Work {
+        self.state.lock().running += 1;
+        Work { txn: self.clone(), done: true }
+    }
+
+    /// Ends the work of a transaction that nobody has used for too long. It stays, failed, so that its client hears of it.
+    pub(crate) fn expire(&self, limit: std::time::Duration) -> bool {
+        let mut state = self.state.lock();
+        let idle = state.running == 0 && state.used.elapsed() > limit;
+        if !idle || !matches!(state.status, Status::Active | Status::Failed) {
+            return false;
+        }
+        state.status = Status::Expired;
+        state.savepoints.clear();
+        drop(state);
+        self.storage.rollback();
+        self.locks.release();
+        true
     }
 
     pub(crate) fn fail(&self) {
@@ -147,15 +214,27 @@ impl Txn {
         self.state.lock().empty_at_commit.clone()
     }
 
-    pub(crate) fn remember_setting(&self, name: &str, before: Option<String>) {
-        let mut state = self.state.lock();
-        if !state.local.iter().any(|(known, _)| known == name) {
-            state.local.push((name.to_owned(), before));
-        }
+    /// Remembers the value that a setting had before a SET.
+    pub(crate) fn remember_setting(&self, changed: Changed) {
+        self.state.lock().changed.push(changed);
     }
 
-    pub(crate) fn local_settings(&self) -> Vec<(String, Option<String>)> {
-        std::mem::take(&mut self.state.lock().local)
+    /// The settings to put back at the end, in this order.
+    pub(crate) fn settings_to_restore(&self, committed: bool) -> Vec<Changed> {
+        let changed = std::mem::take(&mut self.state.lock().changed);
+        if !committed {
+            return changed.into_iter().rev().collect();
+        }
+        // Of one setting, the value that the last plain SET gave counts: what was before the first SET LOCAL after it.
+        let mut kept: Vec<Changed> = Vec::new();
+        for change in changed {
+            if !change.local {
+                kept.retain(|other| other.name != change.name);
+            } else if !kept.iter().any(|other| other.name == change.name) {
+                kept.push(change);
+            }
+        }
+        kept
     }
 
     pub(crate) fn savepoint(&self, name: &str) -> Result<SavepointHandle> {
@@ -163,23 +242,25 @@ impl Txn {
         let storage = self.storage.savepoint().map_err(Error::classified)?;
         let handle = SavepointHandle(self.next_savepoint.fetch_add(1, Ordering::Relaxed));
         let mut state = self.state.lock();
-        let catalog = state.catalog.clone();
-        state.savepoints.push(Savepoint { name: name.to_owned(), handle, storage, catalog });
+        let (catalog, changed) = (state.catalog.clone(), state.changed.len());
+        state.savepoints.push(Savepoint { name: name.to_owned(), handle, storage, catalog, changed });
         Ok(handle)
     }
 
-    /// Undoes everything after a savepoint; it stays. Also revives a failed transaction.
-    pub(crate) fn rollback_to(&self, which: Which<'_>) -> Result<()> {
+    /// Undoes everything after a savepoint; it stays. Also revives a failed transaction. Returns the settings to put back,
+    /// in this order.
+    pub(crate) fn rollback_to(&self, which: Which<'_>) -> Result<Vec<Changed>> {
         let mut state = self.state.lock();
-        if state.status == Status::Ended {
-            return Err(Error::state(SqlState::NO_ACTIVE_TRANSACTION, "the transaction has ended"));
+        if !matches!(state.status, Status::Active | Status::Failed) {
+            usable(&mut state)?;
         }
         let at = which.find(&state.savepoints)?;
         self.storage.rollback_to(state.savepoints[at].storage).map_err(Error::classified)?;
         state.catalog = state.savepoints[at].catalog.clone();
         state.savepoints.truncate(at + 1);
         state.status = Status::Active;
-        Ok(())
+        let kept = state.savepoints[at].changed;
+        Ok(state.changed.drain(kept..).rev().collect())
     }
 
     /// Forgets a savepoint, keeping the work.
@@ -191,6 +272,27 @@ impl Txn {
         state.savepoints.truncate(at);
         Ok(())
     }
+}
+
+/// Fails when an earlier statement failed.
+fn usable(state: &mut State) -> Result<()> {
+    state.used = Instant::now();
+    match state.status {
+        Status::Active => Ok(()),
+        Status::Failed => Err(Error::state(
+            SqlState::IN_FAILED_TRANSACTION,
+            "current transaction is aborted, commands ignored until end of transaction block",
+        )
+        .with_hint("end it with ROLLBACK, or go back with ROLLBACK TO SAVEPOINT")),
+        Status::Expired => Err(expired()),
+        Status::Ended => Err(Error::state(SqlState::NO_ACTIVE_TRANSACTION, "the transaction has ended")),
+    }
+}
+
+/// The error of whoever comes back to a transaction that was idle for too long.
+pub(crate) fn expired() -> Error {
+    Error::state(SqlState(*b"25P03"), "the transaction was rolled back because it was idle for too long")
+        .with_hint("end it with ROLLBACK and run it again; idle_in_transaction_session_timeout is the limit")
 }
 
 /// Names a savepoint.

@@ -28,6 +28,17 @@ pub(super) async fn run(scope: &Scope, alter: &st::AlterTable) -> Result<()> {
         Err(error) if alter.if_exists && error.sqlstate == SqlState::UNDEFINED_TABLE => return Ok(()),
         Err(error) => return Err(error),
     };
+    let constraints = alter.operations.iter().flat_map(|operation| match operation {
+        AlterOperation::AddConstraint { constraint, .. } => std::slice::from_ref(constraint),
+        AlterOperation::AddColumn { constraints, .. } => constraints.as_slice(),
+        _ => &[],
+    });
+    let mut parents = super::table::parents(scope, constraints);
+    parents.sort_by_key(|parent| parent.def.id);
+    // New foreign keys are checked against what the writers of their tables leave.
+    for parent in &parents {
+        take_definition(scope, parent).await?;
+    }
     let (scope, table) = take_definition(scope, &table).await?;
     let mut id = table.def.id;
     for operation in &alter.operations {

@@ -68,6 +68,23 @@ const DEFINITIONS: TableId = TableId(1);
 /// Called by whoever writes rows of a table: keeps its definition as it is until the transaction ends.
 pub(crate) async fn hold_definition(scope: &Scope, txn: &Txn, table: &TableEntry) -> Result<()> {
     txn.locks.lock(DEFINITIONS, &[definition_lock(table.def.id)], false, scope.session.lock_patience()).await?;
+    unchanged(scope, txn, table).await
+}
+
+/// Called by whoever empties tables or refers to them: waits for their writers, and keeps new ones out until the transaction
+/// ends, so that nobody's rows or checks rest on a state that is gone.
+pub(crate) async fn seize_definitions(scope: &Scope, tables: &[Arc<TableEntry>]) -> Result<()> {
+    let txn = scope.writing()?;
+    let keys: Vec<RowKey> = tables.iter().map(|table| definition_lock(table.def.id)).collect();
+    txn.locks.lock(DEFINITIONS, &keys, true, scope.session.lock_patience()).await?;
+    for table in tables {
+        unchanged(scope, txn, table).await?;
+    }
+    Ok(())
+}
+
+/// Fails when the newest definition of a table is not the one that the statement sees.
+async fn unchanged(scope: &Scope, txn: &Txn, table: &TableEntry) -> Result<()> {
     if txn.own_catalog().is_some() {
         return Ok(());
     }

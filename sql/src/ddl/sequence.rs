@@ -202,6 +202,7 @@ pub(crate) fn set_blocking(session: &SessionInner, sequence: &Sequence, value: i
     })
 }
 
+/// Polled to its end by [`set_blocking`]: a commit of definitions that is dropped would leave the cache of definitions behind.
 async fn set(session: &SessionInner, sequence: &Sequence, value: i64, called: bool) -> Result<()> {
     let engine = &session.engine;
     let header = TransactionHeader { principal: session.principal.name().to_owned(), ..TransactionHeader::default() };

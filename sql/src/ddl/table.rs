@@ -243,6 +243,15 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
     }
 }
 
+/// The tables that new foreign keys refer to. One that does not exist is the new table itself, or reported later.
+pub(super) fn parents<'a>(scope: &Scope, constraints: impl IntoIterator<Item = &'a st::ConstraintDefinition>) -> Vec<Arc<TableEntry>> {
+    let parent = |constraint: &st::ConstraintDefinition| match &constraint.rule {
+        st::Constraint::ForeignKey { table, .. } => scope.table(table).ok(),
+        _ => None,
+    };
+    constraints.into_iter().filter_map(parent).collect()
+}
+
 fn refuse_taken(table: &Table, name: &str) -> Result<()> {
     let taken = table.checks.iter().any(|check| check.name == name)
         || table.foreign_keys.iter().any(|key| key.name == name)
@@ -321,6 +330,8 @@ fn empty(scope: &Scope, id: ObjectId, schema: ObjectId, name: &str) -> Table {
 
 pub(super) async fn create(scope: &Scope, create: &st::CreateTable) -> Result<()> {
     refuse_options(&create.options)?;
+    // A row that a writer of theirs is removing would be missing as soon as it commits.
+    super::seize_definitions(scope, &parents(scope, &create.constraints)).await?;
     let txn = scope.writing()?.clone();
     let mut writer = writer(scope, &txn);
     let (schema, name) = scope.split_name(&create.name)?;

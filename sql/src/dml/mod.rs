@@ -330,6 +330,7 @@ pub(crate) async fn truncate(scope: &Scope, truncate: &st::Truncate) -> Result<P
         }
         at += 1;
     }
+    crate::ddl::seize_definitions(scope, &tables).await?;
     for table in &tables {
         truncate_table(txn, table).await?;
         if truncate.restart_identity {

@@ -67,8 +67,12 @@ impl Context<'_> {
         (Arc::from(&self.text[from.byte..to.byte.max(from.byte)]), from.character)
     }
 
-    /// Parses a statement that another one contains.
+    /// Parses a statement that another one contains. One level only: what such statements mean inside each other is not
+    /// defined, and their depth would be the client's to choose.
     fn inner(&mut self, parser: &mut Parser<'_>) -> Parsed<Box<Statement>> {
+        if ["explain", "describe", "desc", "prepare"].iter().any(|word| peek(parser, &[word])) {
+            return expected(parser, "a query or a statement that changes rows");
+        }
         let start = parser.peek_token_ref().span.start;
         let kind = statement(self, parser)?;
         let (text, position) = self.rest(start, self.end);
@@ -1245,6 +1249,11 @@ fn prepare(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed<StatementAst
         Vec::new()
     };
     expect(parser, &["as"])?;
+    if !["select", "with", "values", "table", "insert", "update", "delete", "merge"].iter().any(|word| peek(parser, &[word]))
+        && parser.peek_token_ref().token != Token::LParen
+    {
+        return expected(parser, "a query, INSERT, UPDATE, DELETE or MERGE");
+    }
     Ok(StatementAst::Prepare(Prepare { name, types, inner: cx.inner(parser)? }))
 }
 

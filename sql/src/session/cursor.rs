@@ -25,7 +25,7 @@ use crate::parse::statement::StatementAst;
 use crate::plan::{Binder, ClientForm, Overrides, Planning, RunnablePlan, Scope, authorize};
 use crate::progress::Progress;
 use crate::queries::Stage;
-use crate::transaction::Reader;
+use crate::transaction::{Reader, Txn, Work};
 use crate::{Error, Result};
 
 /// The moment a query reads at, and what it takes for `now()`. Two numbers that can travel.
@@ -57,6 +57,8 @@ pub struct Opened {
     schema: SchemaRef,
     moment: Option<Moment>,
     progress: Arc<Progress>,
+    /// Its transaction, which is not idle while rows are fetched.
+    txn: Option<Arc<Txn>>,
     content: Content,
 }
 
@@ -126,6 +128,9 @@ impl Opened {
         };
         let ticket = session.ticket_of(&self.sql, self.progress.clone());
         ticket.stage(Stage::Running);
+        if let Some(txn) = &self.txn {
+            ticket.keep(txn.fetch());
+        }
         debug_assert_eq!(plan.plan().schema().fields().len(), self.schema.fields().len());
         let stream = ticket.stream(ClientForm::announced(self.schema.clone()).stream(stream));
         Ok(Some(Rows { schema: self.schema.clone(), stream, rows_hint }))
@@ -198,12 +203,15 @@ impl Session {
                 return Err(Error::internal("a statement that is no query cannot be opened"));
             };
             check_params(statement, &values)?;
-            let (scope, moment) = self.scope_at(transaction, options.at, Given::to(prepared, values)).await?;
+            let given = Given::to(prepared, values);
+            let (scope, moment, mut working) = self.scope_at(transaction, options.at, given).await?;
+            let txn = scope.txn.clone();
             let scope = Scope { progress: ticket.progress(), ..scope };
             let announced = prepared.result_schema.clone();
             if let Some(rows) = crate::fast::query(&scope, query, announced.as_ref()).await? {
-                let schema = rows.schema.clone();
-                return Ok((schema, moment, Content::Read(rows.collect().await?)));
+                let (schema, content) = (rows.schema.clone(), Content::Read(rows.collect().await?));
+                working.iter_mut().for_each(Work::done);
+                return Ok((schema, moment, txn, content));
             }
             let (plan, form) = session.plan_query(&scope, query, announced).await?;
             let shared = match options.shares_max {
@@ -217,12 +225,13 @@ impl Session {
                 }
                 None => Content::Whole { rows: exact_rows(&plan)?, plan, taken: AtomicBool::new(false) },
             };
-            Ok((form.schema().clone(), moment, content))
+            working.iter_mut().for_each(Work::done);
+            Ok((form.schema().clone(), moment, txn, content))
         });
         match ticket.run(work).await {
-            Ok((schema, moment, content)) => {
+            Ok((schema, moment, txn, content)) => {
                 let progress = ticket.progress();
-                Ok(Opened { session: self.clone(), sql: prepared.sql.clone(), schema, moment, progress, content })
+                Ok(Opened { session: self.clone(), sql: prepared.sql.clone(), schema, moment, progress, txn, content })
             }
             Err(error) => {
                 if let Ok(Some(txn)) = session.transaction(transaction) {
@@ -239,12 +248,11 @@ impl Session {
         transaction: Option<TransactionId>,
         at: Option<Moment>,
         given: Given,
-    ) -> Result<(Scope, Option<Moment>)> {
+    ) -> Result<(Scope, Option<Moment>, Option<Work>)> {
         let session = &self.inner;
         if let Some(txn) = session.transaction(transaction)? {
-            session.check_idle(&txn)?;
-            txn.check()?;
-            return Ok((session.scope(Some(&txn), Some(given)).await?, None));
+            let work = session.work(&txn)?;
+            return Ok((session.scope(Some(&txn), Some(given)).await?, None, Some(work)));
         }
         let store = &session.engine.store;
         let moment = at.unwrap_or_else(|| self.newest());
@@ -256,6 +264,6 @@ impl Session {
             .ok_or_else(|| Error::state(SqlState::INVALID_CURSOR_NAME, "the result's moment is out of range"))?;
         let snapshot = store.snapshot_at(moment.snapshot).await.map_err(Error::classified)?;
         let catalog = session.engine.catalog.of(store, &snapshot).await?;
-        Ok((session.scope_over(Reader::Snapshot(snapshot), None, catalog, now, Some(given)), Some(moment)))
+        Ok((session.scope_over(Reader::Snapshot(snapshot), None, catalog, now, Some(given)), Some(moment), None))
     }
 }

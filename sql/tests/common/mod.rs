@@ -25,10 +25,20 @@ impl World {
     }
 
     pub(crate) async fn open(folder: tempfile::TempDir, options: EngineOptions) -> World {
+        World::built(runtime::Runtime::real(), folder, options).await
+    }
+
+    /// On a disk, say, that the test has in its hand.
+    pub(crate) async fn on(runtime: runtime::Runtime) -> World {
+        World::built(runtime, tempfile::tempdir().expect("a temporary folder"), EngineOptions::default()).await
+    }
+
+    async fn built(runtime: runtime::Runtime, folder: tempfile::TempDir, options: EngineOptions) -> World {
         let mut store_options = StoreOptions::new(folder.path().join("data"));
         store_options.lock_timeout_ms = 2_000;
-        let store = Store::open(runtime::Runtime::real(), store_options).await.expect("the store opens");
-        let engine = Engine::open(store.clone(), options).await.expect("the engine opens");
+        // Boxed, because the compiler gives up on futures that are nested too deeply.
+        let store = Box::pin(Store::open(runtime, store_options)).await.expect("the store opens");
+        let engine = Box::pin(Engine::open(store.clone(), options)).await.expect("the engine opens");
         World { engine, store, folder }
     }
 
