@@ -389,7 +389,7 @@ def load(options, plan: dict[int, dict], unit: str, wanted: tuple) -> list[dict]
 
 
 def finish(bench: str, rows: list[dict], options, versions: dict | None = None) -> None:
-    command = f"make bench-{options.name} SF={options.scale:g}"
+    command = f"benches/run.py {options.name} --scale {options.scale:g} --repeat {options.repeat} --seconds {options.seconds:g}"
     found = {"lattice": version(options.binary), "duckdb": duckdb.__version__} | (versions or {})
     path = evidence.write(bench, rows, command, found)
     say(f"\n{evidence.table(rows)}\n\nwritten to {path.relative_to(ROOT)}")

@@ -32,3 +32,4 @@ pub use options::{Address, FlightOptions, Limits, TlsOptions};
 pub use server::{Server, serve};
 pub use service::Service;
 pub use status::code_of;
+pub use throttle::Throttle;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -294,6 +294,16 @@ impl Stream for Incoming {
 pub(crate) enum Peer {
     Tcp(SocketAddr),
     Unix,
+}
+
+impl Peer {
+    /// The address; none of a local socket.
+    pub(crate) fn ip(self) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix => None,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

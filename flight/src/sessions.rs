@@ -393,7 +393,8 @@ impl Registry {
     async fn authenticate(&self, credentials: &Credentials, origin: &Origin<'_>) -> Result<Principal> {
         match credentials {
             Credentials::Basic { user, password } => {
-                match self.throttle.admit(user, origin.peer).await {
+                let peer = origin.peer.and_then(Peer::ip);
+                match self.throttle.admit(user, peer).await {
                     Ok(waited) => {
                         self.counters.logins_throttled.fetch_add(u64::from(waited), Ordering::Relaxed);
                     }
@@ -405,13 +406,13 @@ impl Registry {
                 }
                 match self.auth.password(user, password).await {
                     Ok(principal) => {
-                        self.throttle.succeeded(user, origin.peer);
+                        self.throttle.succeeded(user, peer);
                         Ok(principal)
                     }
                     Err(refusal) => {
                         if refusal == Refusal::WrongPassword {
                             self.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
-                            let failures = self.throttle.failed(user, origin.peer);
+                            let failures = self.throttle.failed(user, peer);
                             audit(credentials, origin, "wrong user name or password", failures);
                         }
                         Err(refusal.into())
@@ -546,9 +547,11 @@ impl Registry {
         gone.iter().map(|client| client.number).collect()
     }
 
-    /// Ends the sessions that have been idle for too long; returns their numbers.
+    /// Rolls back transactions and ends sessions that have been idle for too long; returns the sessions their numbers.
     pub(crate) async fn expire(&self) -> Vec<u64> {
         self.throttle.expire();
+        let all: Vec<Arc<Client>> = self.index.lock().clients.values().cloned().collect();
+        all.iter().for_each(|client| client.session.expire_idle_transactions());
         let now = Instant::now();
         let stale: Vec<Arc<Client>> = {
             let index = self.index.lock();

@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::server::Peer;
 
 /// Failures without a delay: people mistype.
 const FREE: u32 = 3;
@@ -45,16 +44,14 @@ enum Place {
 }
 
 impl Place {
-    fn of(peer: Option<Peer>) -> Place {
-        match peer {
-            Some(Peer::Tcp(address)) => Place::Host(match address.ip().to_canonical() {
-                IpAddr::V6(ip) => {
-                    let [a, b, c, d, ..] = ip.segments();
-                    IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-                }
-                v4 => v4,
-            }),
-            Some(Peer::Unix) | None => Place::Local,
+    fn of(peer: Option<IpAddr>) -> Place {
+        match peer.map(|ip| ip.to_canonical()) {
+            Some(IpAddr::V6(ip)) => {
+                let [a, b, c, d, ..] = ip.segments();
+                Place::Host(IpAddr::from([a, b, c, d, 0, 0, 0, 0]))
+            }
+            Some(v4) => Place::Host(v4),
+            None => Place::Local,
         }
     }
 }
@@ -67,10 +64,17 @@ struct Failures {
     last: Instant,
 }
 
-/// The failures that are remembered.
+/// A stranger chooses the name; users whose names differ only later wait together.
+const USER_CHARS_MAX: usize = 128;
+
+/// The failures that are remembered. A peer is an address, or none for a local socket.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
+pub struct Throttle {
     failures: Mutex<HashMap<(Place, String), Failures>>,
+}
+
+fn key(user: &str, peer: Option<IpAddr>) -> (Place, String) {
+    (Place::of(peer), user.chars().take(USER_CHARS_MAX).collect())
 }
 
 fn delay(count: u32) -> Duration {
@@ -81,14 +85,14 @@ fn delay(count: u32) -> Duration {
 }
 
 impl Throttle {
-    /// Waits until an attempt may be checked; says whether it had to wait.
-    pub(crate) async fn admit(&self, user: &str, peer: Option<Peer>) -> Result<bool> {
+    /// Waits until an attempt may be checked; says whether it had to wait. [`Error::Throttled`] when the wait is too long.
+    pub async fn admit(&self, user: &str, peer: Option<IpAddr>) -> Result<bool> {
         let turn = {
             let mut all = self.failures.lock();
             if all.is_empty() {
                 return Ok(false);
             }
-            let Some(failures) = all.get_mut(&(Place::of(peer), user.to_owned())) else {
+            let Some(failures) = all.get_mut(&key(user, peer)) else {
                 return Ok(false);
             };
             let now = Instant::now();
@@ -110,14 +114,14 @@ impl Throttle {
     }
 
     /// Remembers a failure; says how many there are.
-    pub(crate) fn failed(&self, user: &str, peer: Option<Peer>) -> u32 {
+    pub fn failed(&self, user: &str, peer: Option<IpAddr>) -> u32 {
         let now = Instant::now();
         let mut all = self.failures.lock();
         if all.len() >= REMEMBERED_MAX {
             forget_oldest(&mut all, now);
         }
         let failures =
-            all.entry((Place::of(peer), user.to_owned())).or_insert(Failures { count: 0, next: now, last: now });
+            all.entry(key(user, peer)).or_insert(Failures { count: 0, next: now, last: now });
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
         failures.next = failures.next.max(now + delay(failures.count));
@@ -125,15 +129,15 @@ impl Throttle {
     }
 
     /// Forgets failures: the password was right.
-    pub(crate) fn succeeded(&self, user: &str, peer: Option<Peer>) {
+    pub fn succeeded(&self, user: &str, peer: Option<IpAddr>) {
         let mut all = self.failures.lock();
         if !all.is_empty() {
-            all.remove(&(Place::of(peer), user.to_owned()));
+            all.remove(&key(user, peer));
         }
     }
 
     /// Forgets what is long ago.
-    pub(crate) fn expire(&self) {
+    pub fn expire(&self) {
         let now = Instant::now();
         self.failures.lock().retain(|_, failures| now.duration_since(failures.last) < MEMORY);
     }
@@ -155,22 +159,20 @@ fn forget_oldest(all: &mut HashMap<(Place, String), Failures>, now: Instant) {
 mod tests {
     use super::*;
 
-    fn peer(text: &str) -> Option<Peer> {
-        Some(Peer::Tcp(text.parse().unwrap()))
+    fn peer(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn guesses_wait_their_turn() {
         let throttle = Throttle::default();
-        let here = peer("10.0.0.1:1000");
+        let here = peer("10.0.0.1");
         for count in 1..=3 {
             assert!(!throttle.admit("admin", here).await.unwrap());
             assert_eq!(throttle.failed("admin", here), count);
         }
         let mut waits = Vec::new();
-        for port in 0..8_u16 {
-            // Every guess over a connection of its own.
-            let here = peer(&format!("10.0.0.1:{}", 2000 + port));
+        for _ in 0..8 {
             let before = Instant::now();
             assert!(throttle.admit("admin", here).await.unwrap());
             throttle.failed("admin", here);
@@ -193,16 +195,16 @@ mod tests {
     async fn others_do_not_wait() {
         let throttle = Throttle::default();
         for _ in 0..20 {
-            throttle.failed("admin", peer("10.0.0.1:1"));
-            throttle.failed("admin", peer("[2001:db8::1]:1"));
-            throttle.failed("admin", Some(Peer::Unix));
+            throttle.failed("admin", peer("10.0.0.1"));
+            throttle.failed("admin", peer("2001:db8::1"));
+            throttle.failed("admin", None);
         }
-        assert!(!throttle.admit("admin", peer("10.0.0.2:1")).await.unwrap(), "another peer");
-        assert!(!throttle.admit("alice", peer("10.0.0.1:1")).await.unwrap(), "another user");
-        assert!(!throttle.admit("admin", peer("[2001:db8:0:1::1]:1")).await.unwrap(), "another network");
+        assert!(!throttle.admit("admin", peer("10.0.0.2")).await.unwrap(), "another peer");
+        assert!(!throttle.admit("alice", peer("10.0.0.1")).await.unwrap(), "another user");
+        assert!(!throttle.admit("admin", peer("2001:db8:0:1::1")).await.unwrap(), "another network");
         let (network, host) = tokio::join!(
-            throttle.admit("admin", peer("[2001:db8::2]:9")),
-            throttle.admit("admin", peer("[::ffff:10.0.0.1]:9"))
+            throttle.admit("admin", peer("2001:db8::2")),
+            throttle.admit("admin", peer("::ffff:10.0.0.1"))
         );
         assert!(network.unwrap() && host.unwrap(), "the same network, the same host");
         tokio::time::sleep(MEMORY).await;
@@ -213,13 +215,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_memory_is_bounded() {
         let throttle = Throttle::default();
+        throttle.failed(&"é".repeat(100_000), None);
+        assert!(throttle.failures.lock().keys().all(|(_, user)| user.len() <= 2 * USER_CHARS_MAX));
         for number in 0..REMEMBERED_MAX + 500 {
-            throttle.failed(&format!("user{number}"), peer("10.0.0.1:1"));
+            throttle.failed(&format!("user{number}"), peer("10.0.0.1"));
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         let all = throttle.failures.lock();
         assert!(all.len() <= REMEMBERED_MAX);
         let newest = format!("user{}", REMEMBERED_MAX + 499);
-        assert!(all.contains_key(&(Place::of(peer("10.0.0.1:1")), newest)));
+        assert!(all.contains_key(&key(&newest, peer("10.0.0.1"))));
     }
 }

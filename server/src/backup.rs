@@ -17,6 +17,7 @@ use storage::{BackupReport, OnProgress, Store};
 
 use crate::cli::ServeArgs;
 use crate::client::{Client, ConnectArgs};
+use crate::words::{counted, size};
 use crate::{config, serve};
 
 /// `lattice backup`
@@ -146,10 +147,10 @@ async fn restored(args: &RestoreArgs) -> Result<String, String> {
             bar.finish_and_clear();
             let report = report.map_err(|error| serve::describe(&error))?;
             Ok(format!(
-                "The backup at {url} is sound: everything up to {}, {} in {} files, read in {:.1} s.",
+                "The backup at {url} is sound: everything up to {}, {} in {}, read in {:.1} s.",
                 moment(report.at),
                 size(report.bytes),
-                report.objects,
+                counted(report.objects, "file"),
                 seconds()
             ))
         }
@@ -159,10 +160,10 @@ async fn restored(args: &RestoreArgs) -> Result<String, String> {
             bar.finish_and_clear();
             let report = report.map_err(|error| serve::describe(&error))?;
             Ok(format!(
-                "Restored {data}: everything up to {}, {} in {} files, in {:.1} s.\nStart it with: lattice serve --data {data}",
+                "Restored {data}: everything up to {}, {} in {}, in {:.1} s.\nStart it with: lattice serve --data {data}",
                 moment(report.at),
                 size(report.bytes),
-                report.objects,
+                counted(report.objects, "file"),
                 seconds()
             ))
         }
@@ -176,12 +177,12 @@ fn settings(data: &str, config: Option<std::path::PathBuf>, set: Vec<String>) ->
 
 fn backed_up(url: &str, report: &BackupReport, took: Duration) -> String {
     format!(
-        "Backed up to {url}: everything up to {}, {} in {} files ({} in {} files were new), in {:.1} s.",
+        "Backed up to {url}: everything up to {}, {} in {} (new: {} in {}), in {:.1} s.",
         moment(report.at),
         size(report.bytes),
-        report.objects,
+        counted(report.objects, "file"),
         size(report.copied_bytes),
-        report.copied_objects,
+        counted(report.copied_objects, "file"),
         took.as_secs_f64()
     )
 }
@@ -221,14 +222,10 @@ fn bar() -> (ProgressBar, OnProgress) {
         let mut told = told.lock();
         if !watched && told.elapsed() >= LINE_EVERY {
             *told = Instant::now();
-            eprintln!("{} of {} files, {}", progress.objects, progress.objects_total, size(progress.bytes));
+            eprintln!("{} of {}, {}", progress.objects, counted(progress.objects_total, "file"), size(progress.bytes));
         }
     });
     (bar, progress)
-}
-
-fn size(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
 }
 
 /// A commit's moment as `AS OF` takes it.

@@ -2,7 +2,7 @@
 //!
 //! The store is opened on a disk that forgets what is written, which verifies the checkpoint and the whole log as every
 //! start does. Then everything in the column tier is compared with what the log says of it (see [`storage::Verified`]),
-//! every index with its table, and every table with its definition: the stored row count, NOT NULL, unique keys and
+//! every index with its table, and every table with its definition: the stored row count, NOT NULL, CHECK, unique keys and
 //! foreign keys.
 
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ use storage::{OnProgress, Store, StoreOptions};
 
 use crate::cli::ServeArgs;
 use crate::serve;
+use crate::words::{counted, size};
 
 /// Unnamed files that are listed one by one.
 const LISTED_MAX: usize = 50;
@@ -29,9 +30,8 @@ pub async fn run(args: &ServeArgs) -> ExitCode {
     match check(args).await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(faults) => {
-            eprintln!(
-                "lattice check: {faults} faults found; restore from a backup, or ask for help before writing to this database"
-            );
+            let faults = counted(faults, "fault");
+            eprintln!("lattice check: {faults} found; restore a backup, or ask for help before writing to this database");
             ExitCode::FAILURE
         }
         Err(message) => {
@@ -71,7 +71,7 @@ impl Teller {
     }
 }
 
-async fn check(args: &ServeArgs) -> Result<usize, String> {
+async fn check(args: &ServeArgs) -> Result<u64, String> {
     let config = args.load().map_err(|error| error.to_string())?;
     let data = std::path::Path::new(&config.listen.data);
     if !data.is_dir() {
@@ -95,7 +95,7 @@ async fn check(args: &ServeArgs) -> Result<usize, String> {
     .await;
     teller.bar.finish_and_clear();
     store.shutdown().await.map_err(|error| serve::describe(&error))?;
-    println!("{summary} read in {:.1} s, {faults} faults", started.elapsed().as_secs_f64());
+    println!("{summary} read in {:.1} s, {}", started.elapsed().as_secs_f64(), counted(faults, "fault"));
     Ok(faults)
 }
 
@@ -120,8 +120,8 @@ async fn verify(
     listing: &[(String, u64)],
     teller: &Teller,
     fault: impl Fn(String),
-) -> (usize, String) {
-    let mut faults = 0;
+) -> (u64, String) {
+    let mut faults = 0_u64;
     let mut report = |text: String| {
         faults += 1;
         fault(text);
@@ -147,10 +147,10 @@ async fn verify(
         let teller = teller.clone();
         Arc::new(move |progress| {
             teller.tell(&format!(
-                "{} of {} files, {}",
+                "{} of {}, {}",
                 progress.objects,
-                progress.objects_total,
-                indicatif::BinaryBytes(progress.bytes)
+                counted(progress.objects_total, "file"),
+                size(progress.bytes)
             ));
         })
     };
@@ -197,9 +197,9 @@ async fn verify(
     if !seen.orphans.is_empty() {
         let bytes: u64 = seen.orphans.iter().map(|(_, bytes)| bytes).sum();
         println!(
-            "{} files ({}) belong to nothing, as a crash leaves them; they are no fault, and the next start or flush removes what it knows:",
-            seen.orphans.len(),
-            indicatif::BinaryBytes(bytes)
+            "{} ({}) belonging to nothing, as a crash leaves behind: no fault, and the next start or flush removes what it knows:",
+            counted(seen.orphans.len() as u64, "file"),
+            size(bytes)
         );
         for (path, bytes) in seen.orphans.iter().take(LISTED_MAX) {
             println!("  {path} ({bytes} bytes)");
@@ -209,9 +209,11 @@ async fn verify(
         }
     }
     let summary = format!(
-        "{tables_read} tables with {rows} rows, {} files with {}",
-        seen.files,
-        indicatif::BinaryBytes(seen.bytes)
+        "{} with {}, {} with {}",
+        counted(tables_read as u64, "table"),
+        counted(rows, "row"),
+        counted(seen.files, "file"),
+        size(seen.bytes)
     );
     (faults, summary)
 }
@@ -238,7 +240,7 @@ async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
         .collect();
     if !nulls.is_empty() {
         expect_none.push((
-            "rows with NULL in a NOT NULL column",
+            "rows with NULL in a NOT NULL column".to_owned(),
             format!("SELECT count(*) FROM {name} WHERE {}", nulls.join(" OR ")),
         ));
     }
@@ -249,10 +251,17 @@ async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
         Ok(keys) => {
             let columns = keys.iter().map(|key| quoted(&key.column)).collect::<Vec<_>>().join(", ");
             expect_none.push((
-                "primary keys that occur more than once",
+                "primary keys that occur more than once".to_owned(),
                 format!("SELECT count(*) FROM (SELECT {columns} FROM {name} GROUP BY {columns} HAVING count(*) > 1) AS twice"),
             ));
         }
+        Err(error) => faults.push(serve::describe(&error)),
+    }
+    match session.check_constraints(catalog, schema, &table.name).await {
+        Ok(checks) => expect_none.extend(checks.into_iter().map(|(check, condition)| {
+            let broken = format!("SELECT count(*) FROM {name} WHERE NOT ({condition})");
+            (format!("rows that break the constraint {check}, which demands {condition}"), broken)
+        })),
         Err(error) => faults.push(serve::describe(&error)),
     }
     match session.imported_keys(catalog, schema, &table.name).await {
@@ -270,7 +279,7 @@ async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
                     .map(|pair| format!("p.{} = c.{}", quoted(&pair.pk_column), quoted(&pair.fk_column)))
                     .collect::<Vec<_>>();
                 expect_none.push((
-                    "rows that refer to a row that is not there",
+                    "rows that refer to a row that is not there".to_owned(),
                     format!(
                         "SELECT count(*) FROM {name} c WHERE {} AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE {})",
                         set.join(" AND "),
@@ -375,7 +384,7 @@ mod tests {
         let engine = Engine::open(store.clone(), EngineOptions::default()).await.unwrap();
         let session = engine.session(Principal::admin(), SessionOptions::default());
         for statement in [
-            "create table p (id int primary key, v text not null)",
+            "create table p (id int primary key constraint small check (p.id < 9), v text not null)",
             "create table c (id int primary key, p int references p, w int)",
             "create index c_w on c (w)",
             "insert into p values (1, 'a'), (2, 'b')",
@@ -426,6 +435,8 @@ mod tests {
                 .any(|fault| fault.starts_with("public.p: ") && fault.contains("NULL") || fault.contains("null")),
             "{faults:?}"
         );
+        let check = "public.p: 1 rows that break the constraint small, which demands p.id < 9";
+        assert!(faults.iter().any(|fault| fault.starts_with(check)), "{faults:?}");
         store.shutdown().await.unwrap();
     }
 }

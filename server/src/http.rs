@@ -1,14 +1,16 @@
 //! The HTTP side: `/health`, `/ready`, `/metrics` and a status page.
 //!
 //! It starts before recovery, so that a supervisor can tell a server that replays its log from one that is gone.
-//! When a password is set, the status page and the metrics ask for it; health and readiness never do.
+//! When a password is set, the status page and the metrics ask for it; health and readiness never do. Guessing is slowed
+//! down as on the wire. Test: `guesses_wait_their_turn`.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -50,11 +52,16 @@ impl std::fmt::Debug for Phase {
     }
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// Shared by the handlers.
 #[derive(Clone)]
 pub struct Status {
     phase: Arc<RwLock<Phase>>,
     check: Arc<dyn Fn(&str, &str) -> bool + Send + Sync>,
+    throttle: Arc<flight::Throttle>,
     started: Instant,
     started_at: SystemTime,
     about: Arc<Vec<(&'static str, String)>>,
@@ -72,6 +79,7 @@ impl Status {
         Self {
             phase: Arc::new(RwLock::new(Phase::Starting)),
             check: Arc::new(check),
+            throttle: Arc::default(),
             started: Instant::now(),
             started_at: SystemTime::now(),
             about: Arc::new(about),
@@ -87,16 +95,33 @@ impl Status {
         self.phase.read().clone()
     }
 
-    fn allowed(&self, headers: &HeaderMap) -> bool {
+    /// Lets a request through to what needs the password, or gives the answer that refuses it.
+    async fn admit(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Response> {
         use base64::Engine as _;
-        let (user, password) = headers
+        let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "))
             .and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok())
             .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned())))
-            .unwrap_or_default();
-        (self.check)(&user, &password)
+            .and_then(|text| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned())));
+        let Some((user, password)) = given else {
+            // Browsers ask without a password first, which is no guess.
+            return if (self.check)("", "") { Ok(()) } else { Err(ask()) };
+        };
+        let peer = Some(peer.0.ip());
+        if let Err(error) = self.throttle.admit(&user, peer).await {
+            return Err((StatusCode::TOO_MANY_REQUESTS, format!("{error}\n")).into_response());
+        }
+        if (self.check)(&user, &password) {
+            self.throttle.succeeded(&user, peer);
+            return Ok(());
+        }
+        let failures = self.throttle.failed(&user, peer);
+        // Quoted and cut, because a stranger chose it.
+        let user: String = user.chars().take(64).collect();
+        let outcome = "wrong user name or password";
+        tracing::warn!(target: "audit", ?user, peer = ?peer, outcome, failures, "log-in over HTTP");
+        Err(ask())
     }
 }
 
@@ -123,9 +148,9 @@ fn ask() -> Response {
     (StatusCode::UNAUTHORIZED, headers, "user name and password needed\n").into_response()
 }
 
-async fn scrape(State(status): State<Status>, headers: HeaderMap) -> Response {
-    if !status.allowed(&headers) {
-        return ask();
+async fn scrape(State(status): State<Status>, ConnectInfo(peer): ConnectInfo<Peer>, headers: HeaderMap) -> Response {
+    if let Err(refused) = status.admit(&headers, peer).await {
+        return refused;
     }
     let (Phase::Serving(parts) | Phase::Draining(parts)) = status.phase() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
@@ -140,9 +165,9 @@ async fn scrape(State(status): State<Status>, headers: HeaderMap) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&sources)).into_response()
 }
 
-async fn page(State(status): State<Status>, headers: HeaderMap) -> Response {
-    if !status.allowed(&headers) {
-        return ask();
+async fn page(State(status): State<Status>, ConnectInfo(peer): ConnectInfo<Peer>, headers: HeaderMap) -> Response {
+    if let Err(refused) = status.admit(&headers, peer).await {
+        return refused;
     }
     let (word, sources) = match status.phase() {
         Phase::Starting => ("starting", None),
@@ -272,14 +297,42 @@ mod tests {
         assert_eq!(bytes(3 << 20), "3.0 MiB");
     }
 
-    #[test]
-    fn the_page_asks_for_credentials_when_they_are_set() {
+    fn basic(text: &str) -> HeaderMap {
         use base64::Engine as _;
-        let status = Status::new(Vec::new(), |user, password| user == "admin" && password == "a:b");
-        let mut headers = HeaderMap::new();
-        assert!(!status.allowed(&headers));
-        let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("admin:a:b"));
-        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        assert!(status.allowed(&headers));
+        let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+        HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    fn guarded() -> Status {
+        Status::new(Vec::new(), |user, password| user == "admin" && password == "a:b")
+    }
+
+    const HERE: Peer = Peer(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9));
+
+    #[tokio::test(start_paused = true)]
+    async fn the_page_asks_for_credentials_when_they_are_set() {
+        let status = guarded();
+        for _ in 0..10 {
+            let began = tokio::time::Instant::now();
+            assert_eq!(status.admit(&HeaderMap::new(), HERE).await.unwrap_err().status(), StatusCode::UNAUTHORIZED);
+            assert!(began.elapsed().is_zero(), "no password is no guess");
+        }
+        assert!(status.admit(&basic("admin:a:b"), HERE).await.is_ok());
+        assert!(Status::new(Vec::new(), |_, _| true).admit(&HeaderMap::new(), HERE).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_wait_their_turn() {
+        let status = guarded();
+        let began = tokio::time::Instant::now();
+        for _ in 0..10 {
+            assert_eq!(status.admit(&basic("admin:x"), HERE).await.unwrap_err().status(), StatusCode::UNAUTHORIZED);
+        }
+        assert!(began.elapsed().as_secs() >= 15, "{:?}", began.elapsed());
+        let at_once = (0..9).map(|_| status.admit(&basic("admin:x"), HERE));
+        let refused = futures::future::join_all(at_once).await.into_iter().map(|outcome| outcome.unwrap_err().status());
+        assert!(refused.filter(|&status| status == StatusCode::TOO_MANY_REQUESTS).count() >= 6);
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        assert!(status.admit(&basic("admin:a:b"), HERE).await.is_ok());
     }
 }

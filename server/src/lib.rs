@@ -30,5 +30,6 @@ pub mod measure;
 pub mod metrics;
 pub mod serve;
 pub mod shell;
+mod words;
 
 pub use cli::run;

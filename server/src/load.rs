@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::client::{Client, ConnectArgs};
+use crate::words::counted;
 
 /// Rows per message.
 const BATCH_ROWS: usize = 32 * 1024;
@@ -128,7 +129,7 @@ async fn load(args: LoadArgs) -> Result<(), String> {
     let seconds = started.elapsed().as_secs_f64().max(1e-3);
     #[allow(clippy::cast_precision_loss, reason = "shown to people")]
     let rate = rows as f64 / seconds;
-    println!("{rows} rows loaded into {} in {seconds:.2} s ({rate:.0} rows/s)", args.table);
+    println!("{} loaded into {} in {seconds:.2} s ({rate:.0} rows/s)", counted(rows, "row"), args.table);
     Ok(())
 }
 

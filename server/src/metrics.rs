@@ -80,6 +80,8 @@ metrics! {
     "lattice_sql_rows_written_total" counter "Rows written by statements." |s| s.engine.rows_written;
     "lattice_sql_transactions_committed_total" counter "Transactions committed." |s| s.engine.commits;
     "lattice_sql_transactions_rolled_back_total" counter "Transactions rolled back." |s| s.engine.rollbacks;
+    "lattice_sql_plans_made_total" counter "Executions of SELECT, INSERT, UPDATE, DELETE and MERGE that were planned." |s| s.engine.plans_made;
+    "lattice_sql_plans_reused_total" counter "Executions that used the plan of an earlier one, or of their preparation." |s| s.engine.plans_reused;
     "lattice_sql_memory_bytes" gauge "Memory reserved by running queries." |s| s.engine.memory_used;
     "lattice_flight_connections_total" counter "Connections accepted." |s| s.wire.connections;
     "lattice_flight_sessions" gauge "Sessions of Flight SQL clients." |s| s.wire.sessions;

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use sql::{Engine, EngineOptions};
 use storage::{OnFatal, Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -343,6 +345,7 @@ async fn pages(
     let stop = async move {
         let _closed = stopped.wait_for(|stop| *stop).await;
     };
+    let router = router.into_make_service_with_connect_info::<http::Peer>();
     let served = match tls.as_ref().map(tls_config) {
         None => axum::serve(listener, router).with_graceful_shutdown(stop).await,
         Some(Ok(config)) => {
@@ -412,6 +415,18 @@ impl axum::serve::Listener for TlsListener {
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.address.as_ref().copied().map_err(|error| std::io::Error::new(error.kind(), error.to_string()))
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for http::Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for http::Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self(*stream.remote_addr())
     }
 }
 

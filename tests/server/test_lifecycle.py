@@ -252,7 +252,7 @@ def test_check(tmp_path):
     server.kill()
     done = run("check", "--data", str(server.data))
     assert done.returncode == 0, done.stderr
-    assert "2 tables with 1002 rows" in done.stdout and "0 faults" in done.stdout
+    assert "2 tables with 1,002 rows" in done.stdout and "0 faults" in done.stdout
     # A flipped byte in the log is found, and named.
     segment = max((server.data / "journal").glob("**/*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     content = bytearray(segment.read_bytes())
