@@ -329,7 +329,8 @@ mod tests {
             assert_eq!(status.admit(&basic("admin:x"), HERE).await.unwrap_err().status(), StatusCode::UNAUTHORIZED);
         }
         assert!(began.elapsed().as_secs() >= 15, "{:?}", began.elapsed());
-        let at_once = (0..9).map(|_| status.admit(&basic("admin:x"), HERE));
+        let guess = basic("admin:x");
+        let at_once = (0..9).map(|_| status.admit(&guess, HERE));
         let refused = futures::future::join_all(at_once).await.into_iter().map(|outcome| outcome.unwrap_err().status());
         assert!(refused.filter(|&status| status == StatusCode::TOO_MANY_REQUESTS).count() >= 6);
         tokio::time::sleep(std::time::Duration::from_secs(30)).await;

@@ -225,7 +225,7 @@ def test_load(server, tmp_path):
     host = ["--host", f"127.0.0.1:{server.flight_port}"]
     pq.write_table(pa.table({"id": range(1000), "v": [f"row {i}" for i in range(1000)]}), tmp_path / "a.parquet")
     done = run("load", *host, str(tmp_path / "a.parquet"), "--table", "a")
-    assert done.returncode == 0 and "1000 rows" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1,000 rows" in done.stdout, done.stderr
     (tmp_path / "b.csv").write_text("id,v\n5000,from csv\n5001,\n")
     done = run("load", *host, str(tmp_path / "b.csv"), "--table", "a")
     assert done.returncode == 0, done.stderr
