@@ -23,6 +23,9 @@
 //!   (`history_is_merged`).
 //! - FLUSH-5 the files of a dropped table go, and not before its last reader
 //!   (`files_of_a_dropped_table_go_after_its_last_reader`).
+//! - FLUSH-6 a flush or a merge that has begun ends, whoever stops waiting for it: it is a task of its own
+//!   ([`Core::to_the_end`]), and once its publication is on its way, only that ends the collection of `since_cut`
+//!   (`tests/cancelled.rs`: `a_flush_whose_caller_goes_is_finished`).
 //!
 //! # Failure
 //! Any error leaves the published state as it was. Before the next attempt, whatever reached the datasets and was not
@@ -248,7 +251,8 @@ async fn sweep(table: &Table, columns: &ColumnStore, also: &[Arc<Published>]) ->
     Ok(())
 }
 
-/// Ends the collection of `since_cut` when a flush fails.
+/// Ends the collection of `since_cut` when a flush fails before its publication is on its way. From then on the publication
+/// needs it, whatever becomes of the flush.
 struct CutGuard<'a> {
     table: &'a Table,
     armed: bool,
@@ -257,13 +261,13 @@ struct CutGuard<'a> {
 impl Drop for CutGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.table.inner.write().since_cut = None;
+            self.table.forget_cut();
         }
     }
 }
 
 impl Core {
-    /// Flushes one table.
+    /// Flushes one table. The future must not be dropped before it ends (FLUSH-6).
     pub(crate) async fn flush_table(&self, table: &Arc<Table>) -> Result<()> {
         let _one = self.compactor.busy.lock().await;
         self.compactor.last.lock().insert(table.id, tokio::time::Instant::now());
@@ -356,15 +360,16 @@ impl Core {
         runtime::failpoint_hit("flush.committed");
         let publish = difference(table.id, &published, files, cut, current_version, history, history_version, &adopted_ids);
         drop(published);
-        self.publish(publish, prepared).await?;
         guard.armed = false;
+        self.publish(publish, prepared).await?;
         runtime::failpoint_hit("flush.published");
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.reclaim(table);
         Ok(())
     }
 
-    /// Merges small files of a table once there are `least` of them, in either dataset.
+    /// Merges small files of a table once there are `least` of them, in either dataset. The future must not be dropped before
+    /// it ends (FLUSH-6).
     pub(crate) async fn merge_table(&self, table: &Arc<Table>, least: usize) -> Result<()> {
         self.merge_current(table, least).await?;
         self.merge_history(table, least).await
@@ -618,7 +623,8 @@ impl Core {
     async fn publish(&self, publish: Publish, prepared: Prepared) -> Result<()> {
         let table = publish.table;
         let (reply, done) = oneshot::channel();
-        self.sequencer.send(Order::Publish { publish: Box::new(publish), prepared: Arc::new(prepared), reply })?;
+        let order = Order::Publish { publish: Box::new(publish), prepared: Arc::new(prepared), reply };
+        self.sequencer.send(order).inspect_err(|_| self.state.table_or_new(table).forget_cut())?;
         done.await.map_err(|_| Error::Unavailable("the store is closing".into()))??;
         self.compactor.unpublished.lock().retain(|(id, _)| *id != table);
         Ok(())

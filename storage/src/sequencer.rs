@@ -200,6 +200,11 @@ fn newest_applied(table: &Table, key: &RowKey) -> Option<CommitTs> {
     })
 }
 
+/// Whether a failed proposal will certainly never be applied.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::TooLarge { .. }) || error.sqlstate() == SqlState::DISK_FULL
+}
+
 /// Why a write set cannot commit.
 fn conflict(table: &Table) -> Error {
     Error::WriteConflict { table: table.id }
@@ -491,11 +496,10 @@ impl Worker {
                     for (ts, reply) in replies {
                         let error = match error {
                             Error::TooLarge { bytes, limit } => Error::TooLarge { bytes, limit },
-                            ref error if error.sqlstate() == SqlState::DISK_FULL => Error::DiskFull,
+                            ref error if is_refusal(error) => Error::DiskFull,
                             _ => Error::Indeterminate,
                         };
                         if !matches!(error, Error::Indeterminate) {
-                            // The entry will not be applied.
                             shared.state.aside.addresses.lock().remove(&ts);
                         }
                         let _ = reply.send(Reply::Decided(Err(error)));
@@ -516,12 +520,17 @@ impl Worker {
             });
             let forgotten = inner.dropped.is_some() && inner.schemas.is_empty();
             if lost || forgotten {
+                drop(inner);
+                table.forget_cut();
                 let _ = reply.send(Err(conflict(&table)));
                 return;
             }
         }
         self.shared.state.aside.prepared.lock().insert((publish.table, publish.cut), prepared);
         self.propose(&Command::Publish(publish), move |outcome| {
+            if outcome.as_ref().is_err_and(is_refusal) {
+                table.forget_cut();
+            }
             let _ = reply.send(outcome.map(|_| ()));
         });
     }

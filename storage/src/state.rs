@@ -115,7 +115,8 @@ pub(crate) struct TableInner {
     pub(crate) schemas: Vec<(CommitTs, Arc<StoredSchema>)>,
     pub(crate) published: Arc<Published>,
     pub(crate) masks: Arc<Masks>,
-    /// Keys written since the running flush took its cut.
+    /// Keys written since the running flush took its cut. Until its publication is applied or refused, nobody else knows
+    /// which rows of the new files have been superseded meanwhile.
     pub(crate) since_cut: Option<Vec<(RowKey, CommitTs)>>,
     pub(crate) dropped: Option<CommitTs>,
     /// Publications since the oldest running transaction began, oldest first.
@@ -208,6 +209,11 @@ impl Table {
         let mask = Arc::new(FileMask::default());
         Arc::make_mut(&mut inner.masks).insert(file, Arc::clone(&mask));
         mask
+    }
+
+    /// Ends the collection of `since_cut` because no publication will come.
+    pub(crate) fn forget_cut(&self) {
+        self.inner.write().since_cut = None;
     }
 
     /// Marks one columnar row as superseded.

@@ -55,9 +55,11 @@ pub(crate) struct Core {
     file_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
     row_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
     pub(crate) counters: Counters,
-    /// Where work goes that nobody waits for.
+    /// Where work goes that nobody waits for, or that goes on when nobody waits any more.
     pub(crate) tasks: tokio::runtime::Handle,
     closing: AtomicBool,
+    /// Becomes true when nothing is ordered any more.
+    stopped: tokio::sync::watch::Sender<bool>,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
     folder: Mutex<Option<Folder>>,
     /// The id of the database.
@@ -68,7 +70,7 @@ pub(crate) struct Core {
     /// Why the last flush failed, if it did.
     flush_failure: Mutex<Option<String>>,
     /// Held while a backup runs.
-    pub(crate) backing_up: tokio::sync::Mutex<()>,
+    pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Figures for metrics and tests.
@@ -145,13 +147,14 @@ impl Store {
             counters: Counters::default(),
             tasks: tokio::runtime::Handle::current(),
             closing: AtomicBool::new(false),
+            stopped: tokio::sync::watch::Sender::new(false),
             background: Mutex::new(None),
             cluster: folder.cluster(),
             folder: Mutex::new(Some(folder)),
             watchers,
             disk_low: AtomicBool::new(false),
             flush_failure: Mutex::default(),
-            backing_up: tokio::sync::Mutex::default(),
+            backing_up: Arc::default(),
         });
         let store = Store { core };
         if store.core.options.inspect {
@@ -210,33 +213,30 @@ impl Store {
         self.core.allocate(counter, count).await
     }
 
-    /// Moves everything committed so far into the column tier: one table, or all.
+    /// Moves everything committed so far into the column tier: one table, or all. When the future is dropped, the table
+    /// that it was at is finished.
     pub async fn flush(&self, table: Option<TableId>) -> Result<()> {
-        match table {
-            Some(id) => match self.core.state.table(id) {
-                Some(table) => self.core.flush_table(&table).await,
-                None => Ok(()),
-            },
-            None => {
-                for table in self.core.state.all_tables() {
-                    self.core.flush_table(&table).await?;
-                }
-                Ok(())
-            }
+        let tables = match table {
+            Some(id) => self.core.state.table(id).into_iter().collect(),
+            None => self.core.state.all_tables(),
+        };
+        for table in tables {
+            let core = Arc::clone(&self.core);
+            self.core.to_the_end(async move { core.flush_table(&table).await }).await?;
         }
+        Ok(())
     }
 
-    /// Merges the small files of a table, whatever their number.
+    /// Merges the small files of a table, whatever their number. Goes on when the future is dropped.
     pub async fn merge(&self, table: TableId) -> Result<()> {
-        match self.core.state.table(table) {
-            Some(table) => self.core.merge_table(&table, 2).await,
-            None => Ok(()),
-        }
+        let Some(table) = self.core.state.table(table) else { return Ok(()) };
+        let core = Arc::clone(&self.core);
+        self.core.to_the_end(async move { core.merge_table(&table, 2).await }).await
     }
 
-    /// Writes a checkpoint and drops the log before it.
+    /// Writes a checkpoint and drops the log before it. Goes on when the future is dropped.
     pub async fn checkpoint(&self) -> Result<()> {
-        self.core.raft.checkpoint().await.map(|_| ()).map_err(Error::part)
+        self.core.checkpoint().await
     }
 
     /// Stops background work, writes a checkpoint and closes the log. Commits after this fail.
@@ -251,6 +251,8 @@ impl Store {
         let checkpoint = self.checkpoint().await;
         let sequencer = Arc::clone(&self.core);
         let _ = tokio::task::spawn_blocking(move || sequencer.sequencer.stop()).await;
+        // A flush that nobody waits for must not reach into a column tier that the next start has taken.
+        self.core.stopped.send_replace(true);
         self.core.raft.shutdown().await.map_err(Error::part)?;
         // The folder is free from here on, whoever still holds a handle.
         self.core.folder.lock().take();
@@ -310,6 +312,31 @@ impl Store {
 }
 
 impl Core {
+    /// Does work in a task of its own: whoever drops the future that waits for it stops waiting, not the work. Steps that
+    /// belong together, such as a flush and its publication, are so never cut in two by a cancelled statement. Only the end
+    /// of the store cuts them, after the last entry of the log is applied, and the next start undoes what is left.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let mut stopped = self.stopped.subscribe();
+        let task = self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                done = work => done,
+                Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(Error::Unavailable("the store is closing".into())),
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(Error::Unavailable(format!("background work stopped: {error}"))))
+    }
+
+    /// Writes a checkpoint and drops the log before it. Two at once would write one file, so a cancelled one is finished
+    /// before the next begins.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        let raft = self.raft.clone();
+        self.to_the_end(async move { raft.checkpoint().await.map(|_| ()).map_err(Error::part) }).await
+    }
+
     /// Bytes of the journal's segments.
     fn log_bytes(&self) -> u64 {
         self.journal.stats().segments as u64 * self.options.segment_bytes
@@ -436,7 +463,7 @@ impl Core {
                 tracing::error!(table_id = table.id.0, %error, "a flush failed; it is tried again");
             }
         }
-        if let Err(error) = self.raft.checkpoint().await {
+        if let Err(error) = self.checkpoint().await {
             tracing::error!(%error, "a checkpoint failed; it is tried again");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

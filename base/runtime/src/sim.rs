@@ -125,8 +125,10 @@ struct State {
     faults: Vec<Fault>,
     capacity: Option<u64>,
     locks: BTreeSet<PathBuf>,
-    paused: bool,
-    waiting: usize,
+    /// Syncs of paths that contain one of these wait.
+    paused: BTreeSet<String>,
+    /// The paths of the syncs that wait.
+    waiting: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -293,8 +295,8 @@ impl State {
             faults: Vec::new(),
             capacity: None,
             locks: BTreeSet::new(),
-            paused: false,
-            waiting: 0,
+            paused: BTreeSet::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -448,8 +450,8 @@ impl SimDisk {
     /// An independent copy of the disk as it is now. Open handles stay with this one.
     pub fn fork(&self) -> Self {
         let mut state = self.state().clone();
-        state.paused = false;
-        state.waiting = 0;
+        state.paused.clear();
+        state.waiting.clear();
         state.start_next_life();
         Self::with_state(state)
     }
@@ -515,15 +517,35 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
-    /// Makes syncs wait, or lets them go on.
+    /// Makes syncs wait, or lets all that wait go on.
     pub fn pause_syncs(&self, paused: bool) {
-        self.state().paused = paused;
-        self.shared.resumed.notify_all();
+        if paused {
+            self.pause_syncs_of("", true);
+        } else {
+            self.state().paused.clear();
+            self.shared.resumed.notify_all();
+        }
     }
 
-    /// How many syncs wait because of [`SimDisk::pause_syncs`].
+    /// Makes syncs of paths that contain a text wait, or lets them go on.
+    pub fn pause_syncs_of(&self, path_contains: &str, paused: bool) {
+        let mut state = self.state();
+        if paused {
+            state.paused.insert(path_contains.to_owned());
+        } else {
+            state.paused.remove(path_contains);
+            self.shared.resumed.notify_all();
+        }
+    }
+
+    /// How many syncs wait because of [`SimDisk::pause_syncs`] or [`SimDisk::pause_syncs_of`].
     pub fn waiting_syncs(&self) -> usize {
-        self.state().waiting
+        self.waiting_syncs_of("")
+    }
+
+    /// How many of them are of paths that contain a text.
+    pub fn waiting_syncs_of(&self, path_contains: &str) -> usize {
+        self.state().waiting.iter().filter(|path| path.contains(path_contains)).count()
     }
 
     /// Damages one byte for ever: its bits under `mask` are turned.
@@ -568,10 +590,13 @@ impl SimDisk {
         sync: impl Fn(&mut State, bool) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut state = self.state();
-        while state.paused {
-            state.waiting += 1;
+        let name = path.to_string_lossy();
+        while state.paused.iter().any(|part| name.contains(part.as_str())) {
+            state.waiting.push(name.clone().into_owned());
             self.shared.resumed.wait(&mut state);
-            state.waiting -= 1;
+            if let Some(at) = state.waiting.iter().position(|waiting| *waiting == name) {
+                state.waiting.swap_remove(at);
+            }
         }
         if life.is_some_and(|life| life != state.life) {
             return Err(power_off());

@@ -18,7 +18,8 @@
 //! - BACKUP-2 any changed byte of a backup is noticed before it is served:
 //!   `tests/backup.rs::every_damage_is_found`.
 //! - BACKUP-3 a backup that was interrupted is not taken for one, and does not spoil the one before it:
-//!   `tests/backup.rs::an_interrupted_backup_is_refused`.
+//!   `tests/backup.rs::an_interrupted_backup_is_refused`. Whoever stops waiting for a backup interrupts it while objects
+//!   are copied; the manifest and what follows it are written to the end.
 //! - BACKUP-4 a restored database and its original cannot own one column tier: the restored one is a cluster of its
 //!   own, and takes an empty location only (`tests/backup.rs::a_restored_database_is_another_one`).
 //!
@@ -104,7 +105,7 @@ impl Store {
     /// Copies the state at one commit to a folder or `s3://bucket/prefix`, while the store works.
     pub async fn backup(&self, url: &str, progress: OnProgress) -> Result<BackupReport> {
         let core = &self.core;
-        let Ok(_one) = core.backing_up.try_lock() else {
+        let Ok(one) = Arc::clone(&core.backing_up).try_lock_owned() else {
             return Err(Error::Place("another backup is running: wait until it has ended".into()));
         };
         let place = open_place(core, url).await?;
@@ -133,7 +134,7 @@ impl Store {
         if before.as_ref().is_some_and(|before| before.cluster != cluster) {
             return Err(foreign(url));
         }
-        let _hold = Hold::new(core);
+        let hold = Hold::new(core);
         runtime::failpoint_hit("backup.begun");
         let ahead = core.state.all_tables().into_iter().map(|table| (table.id, table.published())).collect();
         copier.tables(core, ahead).await?;
@@ -152,36 +153,18 @@ impl Store {
         let paths = copier.tables(core, tables).await?;
         runtime::failpoint_hit("backup.copied");
 
-        let checkpoint = Entry { path: format!("checkpoint-{}", last.0), digest: Digest::of(&bytes) };
-        let size = bytes.len() as u64;
-        copier.place.put(&checkpoint.path, bytes.into()).await.map_err(at(url))?;
-        copier.copied_objects += 1;
-        copier.copied_bytes += size;
-        runtime::failpoint_hit("backup.checkpoint");
-        let mut objects = Vec::with_capacity(paths.len());
-        for path in paths {
-            let path = format!("{COLUMNS}{path}");
-            let digest = *copier.done.get(&path).ok_or_else(|| Error::Corrupt(format!("{path} was not copied")))?;
-            objects.push(Entry { path, digest });
-        }
-        let manifest = Manifest {
-            cluster,
-            at: last,
-            taken: core.runtime.clock.now(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            checkpoint,
-            objects,
-        };
-        copier.place.put(MANIFEST, manifest.encode()).await.map_err(at(url))?;
-        runtime::failpoint_hit("backup.manifest");
-        copier.remove_unnamed(&manifest).await.map_err(at(url))?;
-        Ok(BackupReport {
-            at: manifest.at,
-            objects: manifest.entries().count() as u64,
-            bytes: manifest.bytes(),
-            copied_objects: copier.copied_objects,
-            copied_bytes: copier.copied_bytes,
+        let url = url.to_owned();
+        // What makes the new backup the one at the place is not left half done: a request that is on its way when the
+        // caller goes would land on the backup after this one.
+        core.to_the_end({
+            let core = Arc::clone(core);
+            async move {
+                let report = copier.finish(&core, &url, last, bytes, paths).await;
+                drop((hold, one));
+                report
+            }
         })
+        .await
     }
 }
 
@@ -190,7 +173,7 @@ impl Core {
     async fn pinned_checkpoint(&self) -> Result<Arc<Pinned>> {
         let (send, receive) = oneshot::channel();
         self.watchers.lock().push(send);
-        self.raft.checkpoint().await.map_err(Error::part)?;
+        self.checkpoint().await?;
         receive.await.map_err(|_| Error::Unavailable("the checkpoint of a backup was not made".into()))
     }
 }
@@ -360,6 +343,47 @@ impl Copier {
             self.done.insert(path, digest);
         }
         Ok(paths)
+    }
+
+    /// Writes the checkpoint and the manifest of a backup whose objects are copied, and removes what the one before it had.
+    async fn finish(
+        &mut self,
+        core: &Core,
+        url: &str,
+        last: CommitTs,
+        bytes: Vec<u8>,
+        paths: Vec<String>,
+    ) -> Result<BackupReport> {
+        let checkpoint = Entry { path: format!("checkpoint-{}", last.0), digest: Digest::of(&bytes) };
+        let size = bytes.len() as u64;
+        self.place.put(&checkpoint.path, bytes.into()).await.map_err(at(url))?;
+        self.copied_objects += 1;
+        self.copied_bytes += size;
+        runtime::failpoint_hit("backup.checkpoint");
+        let mut objects = Vec::with_capacity(paths.len());
+        for path in paths {
+            let path = format!("{COLUMNS}{path}");
+            let digest = *self.done.get(&path).ok_or_else(|| Error::Corrupt(format!("{path} was not copied")))?;
+            objects.push(Entry { path, digest });
+        }
+        let manifest = Manifest {
+            cluster: core.cluster.clone(),
+            at: last,
+            taken: core.runtime.clock.now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            checkpoint,
+            objects,
+        };
+        self.place.put(MANIFEST, manifest.encode()).await.map_err(at(url))?;
+        runtime::failpoint_hit("backup.manifest");
+        self.remove_unnamed(&manifest).await.map_err(at(url))?;
+        Ok(BackupReport {
+            at: manifest.at,
+            objects: manifest.entries().count() as u64,
+            bytes: manifest.bytes(),
+            copied_objects: self.copied_objects,
+            copied_bytes: self.copied_bytes,
+        })
     }
 
     /// Removes what a finished backup does not consist of.
