@@ -53,6 +53,9 @@ pub enum Error {
     /// The transaction has ended.
     #[error("the transaction has ended")]
     TransactionEnded,
+    /// The transaction is on its way to its end.
+    #[error("the transaction is being committed: begin another one")]
+    TransactionCommitting,
     /// A write in a read-only transaction.
     #[error("cannot write in a read-only transaction")]
     ReadOnly,
@@ -146,6 +149,7 @@ impl Classify for Error {
             Error::FutureTime { .. }
             | Error::ExpiredTime { .. }
             | Error::TransactionEnded
+            | Error::TransactionCommitting
             | Error::ReadOnly
             | Error::UnknownSavepoint
             | Error::Folder(_)
@@ -169,7 +173,7 @@ impl Classify for Error {
             Error::Deadlock { .. } => SqlState::DEADLOCK_DETECTED,
             Error::FutureTime { .. } | Error::Invalid(_) => SqlState::INVALID_PARAMETER_VALUE,
             Error::ExpiredTime { .. } => SqlState::SNAPSHOT_TOO_OLD,
-            Error::TransactionEnded => SqlState::NO_ACTIVE_TRANSACTION,
+            Error::TransactionEnded | Error::TransactionCommitting => SqlState::NO_ACTIVE_TRANSACTION,
             Error::ReadOnly => SqlState::READ_ONLY_TRANSACTION,
             Error::UnknownSavepoint => SqlState::INVALID_SAVEPOINT,
             Error::LimitReached { .. } | Error::Stalled { .. } => SqlState::CONFIGURATION_LIMIT,

@@ -9,7 +9,8 @@
 //! - SEQ-2 of two transactions that wrote one row, the one with the older snapshot fails, and one that wrote other rows does
 //!   not (`first_committer_wins`, `a_flush_between_read_and_commit_keeps_the_conflict`,
 //!   `a_bulk_load_and_small_writers_on_other_keys_do_not_conflict`).
-//! - SEQ-3 a commit is acknowledged after its entry is durable and applied.
+//! - SEQ-3 a commit is acknowledged, and its locks are released, after its entry is durable and applied, whether its session
+//!   still waits for it or not (`a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`).
 //! - SEQ-4 publications pass through here too, so that a commit ordered after one has current row addresses.
 //! - SEQ-5 several entries are on their way at once, and share an fsync (`entries_in_flight_share_an_fsync`).
 //! - SEQ-6 what was checked under one leadership is proposed in no other ([`raft::Raft::propose_in`]).
@@ -41,6 +42,7 @@ use tokio::sync::oneshot;
 
 use crate::command::{Command, Commit, Publish, TableEffects};
 use crate::state::{Prepared, State, Table};
+use crate::transaction::Ending;
 use crate::{Error, Result, TransactionHeader};
 
 /// Log entries that may be on their way at once.
@@ -86,6 +88,8 @@ pub(crate) struct CommitOrder {
     pub(crate) drops: Vec<TableId>,
     pub(crate) tables: Vec<TableCommit>,
     pub(crate) bytes: usize,
+    /// Ends the transaction, wherever its write set ends.
+    pub(crate) ending: Ending,
 }
 
 /// What became of a [`CommitOrder`].
@@ -262,11 +266,25 @@ struct Worker {
     permits: Receiver<()>,
 }
 
+/// Who is to learn of an outcome.
+struct Decision {
+    ending: Ending,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Decision {
+    /// Ends the transaction and tells its session, if that still waits.
+    fn tell(self, outcome: Result<CommitTs>) {
+        self.ending.decided(&outcome);
+        let _ = self.reply.send(Reply::Decided(outcome));
+    }
+}
+
 /// Commits that share one entry.
 #[derive(Default)]
 struct Group {
     commits: Vec<Commit>,
-    replies: Vec<(CommitTs, oneshot::Sender<Reply>)>,
+    replies: Vec<(CommitTs, Decision)>,
     keys: Vec<(TableId, RowKey)>,
     bytes: usize,
 }
@@ -362,20 +380,19 @@ impl Worker {
 
     fn admit(&mut self, mut order: Box<CommitOrder>, reply: oneshot::Sender<Reply>, group: &mut Group) {
         if let Some(ts) = order.request.and_then(|request| self.shared.state.outcome(request)) {
-            let _ = reply.send(Reply::Decided(Ok(ts)));
-            return;
+            return Decision { ending: order.ending, reply }.tell(Ok(ts));
         }
         if self.shared.failed.load(Ordering::Acquire) {
             let failed = Error::Unavailable("an earlier commit failed: restart the server".into());
-            let _ = reply.send(Reply::Decided(Err(failed)));
-            return;
+            return Decision { ending: order.ending, reply }.tell(Err(failed));
         }
         match self.check(&mut order) {
             Err(Refusal::Failed(error)) => {
                 self.shared.stats.conflicts.fetch_add(1, Ordering::Relaxed);
-                let _ = reply.send(Reply::Decided(Err(error)));
+                Decision { ending: order.ending, reply }.tell(Err(error));
             }
             Err(Refusal::Unvalidated) => {
+                // If nobody waits any more, the order ends here, and with it the transaction.
                 let _ = reply.send(Reply::Validate(order));
             }
             Ok(addresses) => {
@@ -425,7 +442,7 @@ impl Worker {
 
     fn enlist(
         &mut self,
-        order: CommitOrder,
+        mut order: CommitOrder,
         reply: oneshot::Sender<Reply>,
         addresses: Vec<Vec<Option<RowAddress>>>,
         ts: CommitTs,
@@ -443,8 +460,7 @@ impl Worker {
             }
             for meta in &mut writes.staged {
                 if let Err(error) = meta.bind(&writes.schema, ts) {
-                    let _ = reply.send(Reply::Decided(Err(Error::part(error))));
-                    return;
+                    return Decision { ending: order.ending, reply }.tell(Err(Error::part(error)));
                 }
             }
             effects.staged = writes.staged;
@@ -461,7 +477,8 @@ impl Worker {
             self.shared.state.aside.addresses.lock().insert(ts, aside);
         }
         group.bytes += order.bytes;
-        group.replies.push((ts, reply));
+        order.ending.ordered();
+        group.replies.push((ts, Decision { ending: order.ending, reply }));
         group.commits.push(Commit {
             ts,
             request: order.request,
@@ -488,12 +505,12 @@ impl Worker {
             }
             match outcome {
                 Ok(_) => {
-                    for (ts, reply) in replies {
-                        let _ = reply.send(Reply::Decided(Ok(ts)));
+                    for (ts, decision) in replies {
+                        decision.tell(Ok(ts));
                     }
                 }
                 Err(error) => {
-                    for (ts, reply) in replies {
+                    for (ts, decision) in replies {
                         let error = match error {
                             Error::TooLarge { bytes, limit } => Error::TooLarge { bytes, limit },
                             ref error if is_refusal(error) => Error::DiskFull,
@@ -502,7 +519,7 @@ impl Worker {
                         if !matches!(error, Error::Indeterminate) {
                             shared.state.aside.addresses.lock().remove(&ts);
                         }
-                        let _ = reply.send(Reply::Decided(Err(error)));
+                        decision.tell(Err(error));
                     }
                 }
             }

@@ -16,10 +16,14 @@
 //! - TX-1 staged files of a transaction that ends without committing them are removed
 //!   (`staged_files_of_a_rollback_are_removed`); when the outcome is unknown they stay, and the next start decides.
 //! - TX-2 keys that a caller gives are kept or refused, never replaced (`given_hidden_keys_are_kept_or_refused`).
+//! - TX-3 a transaction runs, commits and ends, in this order and each once. What ends a commit goes with the write set
+//!   ([`Ending`]), so locks are kept until the outcome is known, whoever waits for it, and a commit whose caller goes before
+//!   its write set is ordered is a rollback (`tests/cancelled.rs`: `a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`,
+//!   `a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -75,7 +79,55 @@ pub(crate) struct Shared {
     locked: Mutex<Vec<LockName>>,
     /// Files that would be left behind if the transaction ended now.
     staged: Mutex<Vec<(TableId, Arc<FileMeta>)>>,
-    finished: AtomicBool,
+    phase: Mutex<Phase>,
+}
+
+/// How far a transaction is. It never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Its write set is on its way.
+    Committing,
+    /// It has committed or rolled back.
+    Ended,
+}
+
+/// The end of a transaction whose commit has begun. It goes with the write set, from the session to the sequencer and on to
+/// where the log entry is applied; whoever knows the outcome, or is the last to hold it, ends the transaction.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    shared: Arc<Shared>,
+    /// Room in the row tier, until the rows are there.
+    room: Option<rows::Reservation>,
+    /// The files that the write set names. They are the log's once an entry may name them.
+    files: Vec<(TableId, Arc<FileMeta>)>,
+    ordered: bool,
+}
+
+impl Ending {
+    /// From here on an entry of the log may name the files.
+    pub(crate) fn ordered(&mut self) {
+        self.ordered = true;
+    }
+
+    /// The outcome is known.
+    pub(crate) fn decided(mut self, outcome: &Result<CommitTs>) {
+        if !matches!(outcome, Ok(_) | Err(Error::Indeterminate)) {
+            self.ordered = false;
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.ordered {
+            self.shared.staged.lock().append(&mut self.files);
+        }
+        self.room = None;
+        if self.shared.advance(Phase::Committing, Phase::Ended).is_ok() {
+            self.shared.release();
+        }
+    }
 }
 
 impl Transaction {
@@ -102,7 +154,7 @@ impl Transaction {
                 next_savepoint: AtomicU64::new(1),
                 locked: Mutex::default(),
                 staged: Mutex::default(),
-                finished: AtomicBool::new(false),
+                phase: Mutex::new(Phase::Running),
             }),
         }
     }
@@ -119,7 +171,7 @@ impl Transaction {
 
     /// Whether the transaction has committed or rolled back.
     pub fn is_finished(&self) -> bool {
-        self.shared.finished.load(Ordering::Acquire)
+        *self.shared.phase.lock() == Phase::Ended
     }
 
     /// One table as this transaction sees it: the snapshot and its own writes so far. Later writes do not change the view.
@@ -131,7 +183,7 @@ impl Transaction {
     }
 
     fn check_running(&self) -> Result<()> {
-        if self.is_finished() { Err(Error::TransactionEnded) } else { Ok(()) }
+        self.shared.phase.lock().must_be(Phase::Running)
     }
 
     fn check_writable(&self) -> Result<()> {
@@ -391,33 +443,31 @@ impl Transaction {
     /// writes.
     ///
     /// Fails with [`Error::WriteConflict`] when another transaction committed one of the rows first, and with
-    /// [`Error::Indeterminate`] when the outcome is unknown. Either way the transaction has ended.
+    /// [`Error::Indeterminate`] when the outcome is unknown. Either way the transaction has ended. When the future is
+    /// dropped, the transaction ends by itself: rolled back if it had not got to the sequencer, else with the outcome that
+    /// it has there, and [`Transaction::is_finished`] tells when.
     pub async fn commit(&self) -> Result<CommitTs> {
-        self.check_running()?;
-        let writes = std::mem::take(&mut *self.shared.writes.lock());
+        let shared = &self.shared;
+        shared.advance(Phase::Running, Phase::Committing)?;
+        let mut ending = Ending { shared: Arc::clone(shared), room: None, files: Vec::new(), ordered: false };
+        let writes = std::mem::take(&mut *shared.writes.lock());
+        shared.savepoints.lock().clear();
         if writes.is_empty() {
-            self.finish();
             return Ok(self.snapshot_ts());
         }
-        // From here on the files are the log's. They come back when it is certain that it does not name them.
-        let committing: HashSet<FileId> =
+        let named: HashSet<FileId> =
             writes.tables.values().flat_map(|own| own.staged.iter().map(|meta| meta.file)).collect();
-        let named: Vec<_> = self.shared.staged.lock().extract_if(.., |(_, meta)| committing.contains(&meta.file)).collect();
-        let outcome = self.commit_writes(writes).await;
-        if !matches!(outcome, Ok(_) | Err(Error::Indeterminate)) {
-            self.shared.staged.lock().extend(named);
-        }
-        self.finish();
-        outcome
+        ending.files = shared.staged.lock().extract_if(.., |(_, meta)| named.contains(&meta.file)).collect();
+        self.commit_writes(writes, ending).await
     }
 
-    async fn commit_writes(&self, writes: Writes) -> Result<CommitTs> {
+    async fn commit_writes(&self, writes: Writes, mut ending: Ending) -> Result<CommitTs> {
         let core = &self.shared.core;
         if core.journal.free_space_low() {
             return Err(Error::DiskFull);
         }
         let bytes = writes.bytes();
-        let reservation = core.row_tier_room(bytes).await?;
+        ending.room = Some(core.row_tier_room(bytes).await?);
         let mut tables = Vec::with_capacity(writes.tables.len());
         for (id, own) in writes.tables {
             if own.is_empty() {
@@ -472,16 +522,14 @@ impl Transaction {
             drops: writes.drops,
             tables,
             bytes,
+            ending,
         });
         for _ in 0..VALIDATIONS {
             validate(core, &mut order).await?;
             let (reply, outcome) = oneshot::channel();
             core.sequencer.send(Order::Commit { order, reply })?;
             match outcome.await.map_err(|_| Error::Indeterminate)? {
-                Reply::Decided(outcome) => {
-                    drop(reservation);
-                    return outcome;
-                }
+                Reply::Decided(outcome) => return outcome,
                 // Large transactions came in between: nothing is ordered yet.
                 Reply::Validate(back) => order = back,
             }
@@ -490,14 +538,11 @@ impl Transaction {
         Err(Error::WriteConflict { table })
     }
 
-    /// Forgets all writes and releases the locks.
+    /// Forgets all writes and releases the locks. A transaction whose commit has begun ends with that.
     pub fn rollback(&self) {
-        self.shared.writes.lock().tables.clear();
-        self.finish();
-    }
-
-    fn finish(&self) {
-        self.shared.finish();
+        if self.shared.advance(Phase::Running, Phase::Ended).is_ok() {
+            self.shared.release();
+        }
     }
 
     pub(crate) fn push_staged(&self, schema: &Arc<StoredSchema>, files: Vec<FileMeta>) {
@@ -618,11 +663,27 @@ impl Transaction {
     }
 }
 
-impl Shared {
-    fn finish(&self) {
-        if self.finished.swap(true, Ordering::AcqRel) {
-            return;
+impl Phase {
+    fn must_be(self, wanted: Phase) -> Result<()> {
+        match self {
+            phase if phase == wanted => Ok(()),
+            Phase::Running | Phase::Committing => Err(Error::TransactionCommitting),
+            Phase::Ended => Err(Error::TransactionEnded),
         }
+    }
+}
+
+impl Shared {
+    fn advance(&self, from: Phase, to: Phase) -> Result<()> {
+        let mut phase = self.phase.lock();
+        phase.must_be(from)?;
+        *phase = to;
+        Ok(())
+    }
+
+    /// Lets go of everything that a transaction holds while it runs.
+    fn release(&self) {
+        self.writes.lock().tables.clear();
         for (table, key) in self.locked.lock().drain(..) {
             self.core.locks.unlock(self.number, table, &key);
         }
@@ -655,7 +716,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.finish();
+        if self.advance(Phase::Running, Phase::Ended).is_ok() {
+            self.release();
+        }
     }
 }
 

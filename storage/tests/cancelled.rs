@@ -12,7 +12,7 @@ use base::CommitTs;
 use common::*;
 use lattice_storage as storage;
 use runtime::{ManualClock, Runtime, SimDisk};
-use storage::{Store, StoredSchema};
+use storage::{BeginOptions, Error, Store, StoredSchema};
 
 /// Objects of the column tier on their way to the disk.
 const COLUMNS: &str = "/columns/.tmp";
@@ -166,4 +166,86 @@ async fn a_checkpoint_whose_caller_goes_is_finished_before_the_next() {
     let all = now(&store, &schema).await;
     assert_eq!(all.len(), 8);
     stays(&disk, &store, &schema, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided() {
+    let disk = Disk::new();
+    let store = on(&disk).await;
+    let schema = table(&store).await;
+    let gone = begin(&store).await;
+    update(&gone, &schema, &[(10, "changed")]).await.expect("update");
+    // Files too: they are the log's from the moment at which an entry may name them.
+    let mut writer = gone.bulk(&schema).expect("bulk");
+    writer.write(rows(&schema, &[(100, "loaded"), (101, "loaded")])).await.expect("write");
+    writer.finish().await.expect("finish");
+    disk.pause_syncs_of(JOURNAL, true);
+    let mut commit = Box::pin(gone.commit());
+    drive(&mut commit, "its entry", || disk.waiting_syncs_of(JOURNAL) > 0).await;
+    drop(commit);
+    gone.rollback();
+    assert!(!gone.is_finished(), "its outcome is not known yet");
+    for refused in [gone.commit().await.map(drop), gone.savepoint().map(drop), gone.lock(schema.table, &[]).await] {
+        assert!(matches!(refused, Err(Error::TransactionCommitting)), "{refused:?}");
+    }
+    let options = BeginOptions { lock_timeout_ms: Some(50), ..BeginOptions::default() };
+    let early = store.begin(options).await.expect("begins");
+    let refused = early.lock(schema.table, &keys(&schema, &[10])).await;
+    assert!(matches!(refused, Err(Error::LockTimeout { .. })), "{refused:?}");
+    let late = begin(&store).await;
+    let wanted = keys(&schema, &[10]);
+    let mut waiting = Box::pin(late.lock(schema.table, &wanted));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    disk.pause_syncs(false);
+    let refused = waiting.await;
+    assert!(matches!(refused, Err(Error::WriteConflict { .. })), "the lock comes with the outcome: {refused:?}");
+    until("the end", || gone.is_finished()).await;
+    let refused = gone.commit().await;
+    assert!(matches!(refused, Err(Error::TransactionEnded)), "{refused:?}");
+    let mut all = expected(&[(0, "old"), (1, "old"), (2, "old"), (10, "changed"), (11, "new"), (12, "new"), (13, "new")]);
+    all.extend([(100, "loaded".to_owned()), (101, "loaded".to_owned())]);
+    stays(&disk, &store, &schema, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback() {
+    let disk = Disk::new();
+    let runtime = Runtime::simulated(ManualClock::new(CommitTs(1_800_000_000_000_000)), (*disk).clone());
+    let mut options = quiet(&PathBuf::from("/data"));
+    options.row_tier_bytes = 64 << 10;
+    options.write_stall_timeout_ms = 60_000;
+    let store = Store::open(runtime, options).await.expect("the store opens");
+    let schema = table(&store).await;
+    let wide = "w".repeat(1_000);
+    let wide: Vec<(i64, &str)> = (200..212).map(|id| (id, wide.as_str())).collect();
+    let gone = begin(&store).await;
+    let mut writer = gone.bulk(&schema).expect("bulk");
+    writer.write(rows(&schema, &[(100, "never")])).await.expect("write");
+    writer.finish().await.expect("finish");
+    update(&gone, &schema, &[(10, "never")]).await.expect("update");
+    gone.insert(&schema, &rows(&schema, &wide)).await.expect("insert");
+    // Others fill the row tier.
+    for round in 0..4_i64 {
+        let shifted: Vec<(i64, &str)> = wide.iter().map(|(id, value)| (id + 100 * (round + 1), *value)).collect();
+        if store.stats().row_tier_bytes < 50 << 10 {
+            put(&store, &schema, &shifted).await;
+        }
+    }
+    let others = now(&store, &schema).await;
+    let data = |disk: &SimDisk| {
+        disk.files().iter().filter(|(path, _)| path.starts_with("/data/columns/t1000/current/data")).count()
+    };
+    assert_eq!(data(&disk), 2);
+    let mut commit = Box::pin(gone.commit());
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut commit).await.is_err(), "it waits for room");
+    assert!(!gone.is_finished());
+    drop(commit);
+    assert!(gone.is_finished());
+    let refused = gone.commit().await;
+    assert!(matches!(refused, Err(Error::TransactionEnded)), "{refused:?}");
+    until("its file to go", || data(&disk) == 1).await;
+    let next = begin(&store).await;
+    next.lock(schema.table, &keys(&schema, &[10, 205])).await.expect("its locks are free");
+    next.rollback();
+    stays(&disk, &store, &schema, &others).await;
 }
