@@ -412,3 +412,48 @@ async fn a_restored_database_is_another_one() {
     assert!(error.contains("another database"), "{error}");
     twin.backup(&url(&folder.path().join("backup2")), silent()).await.expect("a place of its own");
 }
+
+/// Not a test of its own: the process that dies in the middle of a backup.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child() {
+    let Ok(folder) = std::env::var("LATTICE_BACKUP_FOLDER") else { return };
+    let folder = PathBuf::from(folder);
+    let store = open(&folder.join("a")).await;
+    let before = store.now();
+    store.flush(None).await.expect("flush");
+    assert_eq!(store.now(), before, "nothing was committed");
+    store.backup(&url(&folder.join("backup")), silent()).await.expect("backup");
+    panic!("the failpoint was not reached");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_dies_leaves_the_one_before_it_whole() {
+    for failpoint in ["backup.begun", "backup.copied_ahead", "backup.copied", "backup.checkpoint"] {
+        let folder = tempfile::tempdir().expect("folder");
+        let (source, backup) = (folder.path().join("a"), folder.path().join("backup"));
+        let (store, schema) = varied(&source).await;
+        let expected = now(&store, &schema).await;
+        let first = store.backup(&url(&backup), silent()).await.expect("backup");
+        store.shutdown().await.expect("shutdown");
+        drop(store);
+        // Rows move between the two backups, and nothing is committed.
+        let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
+            .env("LATTICE_BACKUP_FOLDER", folder.path())
+            .env("LATTICE_FAILPOINT", format!("{failpoint}:1"))
+            .output()
+            .expect("child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && !said.contains("panicked"), "{failpoint}: {said}");
+        assert_eq!(verify(&backup).await.expect(failpoint).at, first.at);
+        let copy = folder.path().join("b");
+        restore(&backup, &copy).await.expect(failpoint);
+        assert_eq!(now(&open(&copy).await, &schema).await, expected, "{failpoint}");
+        // The next one leaves nothing of it.
+        let store = open(&source).await;
+        store.flush(None).await.expect("flush");
+        let next = store.backup(&url(&backup), silent()).await.expect("backup");
+        assert_eq!(files(&backup).len() as u64, next.objects + 2, "{failpoint}: files, checkpoint, manifest and identity");
+        verify(&backup).await.expect("sound");
+    }
+}

@@ -2,10 +2,10 @@
 //!
 //! # At the place
 //! ```text
-//! BACKUP                 whose backups these are; written first
-//! MANIFEST               what the backup consists of; written last
-//! checkpoint-{commit}    the state at the backup's commit, as a checkpoint file
-//! columns/…              the objects of the column tier that the state names, under their own paths
+//! BACKUP                       whose backups these are; written first
+//! MANIFEST                     what the backup consists of; written last
+//! checkpoint-{commit}-{hash}   the state at the backup's commit, as a checkpoint file
+//! columns/…                    the objects of the column tier that the state names, under their own paths
 //! ```
 //! `BACKUP` is text. `MANIFEST` is [sealed](crate::sealed) with the magic `LATTBKUP`; its body is written with
 //! [`codec::wire`].
@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 pub(super) const IDENTITY: &str = "BACKUP";
 pub(super) const MANIFEST: &str = "MANIFEST";
+/// What the names of checkpoints begin with; a manifest names its own in full.
+pub(super) const CHECKPOINT: &str = "checkpoint-";
 /// The folder of the column tier's objects.
 pub(super) const COLUMNS: &str = "columns/";
 

@@ -18,7 +18,8 @@
 //! - BACKUP-2 any changed byte of a backup is noticed before it is served:
 //!   `tests/backup.rs::every_damage_is_found`.
 //! - BACKUP-3 a backup that was interrupted is not taken for one, and does not spoil the one before it:
-//!   `tests/backup.rs::an_interrupted_backup_is_refused`. Whoever stops waiting for a backup interrupts it while objects
+//!   `tests/backup.rs::an_interrupted_backup_is_refused`,
+//!   `tests/backup.rs::a_backup_that_dies_leaves_the_one_before_it_whole`. Whoever stops waiting for a backup interrupts it while objects
 //!   are copied; the manifest and what follows it are written to the end.
 //! - BACKUP-4 a restored database and its original cannot own one column tier: the restored one is a cluster of its
 //!   own, and takes an empty location only (`tests/backup.rs::a_restored_database_is_another_one`).
@@ -43,7 +44,7 @@ use columns::{Depot, Digest, Role};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::oneshot;
 
-use self::manifest::{COLUMNS, Entry, IDENTITY, MANIFEST, Manifest, identity, parse_identity};
+use self::manifest::{CHECKPOINT, COLUMNS, Entry, IDENTITY, MANIFEST, Manifest, identity, parse_identity};
 use crate::checkpoint::Pinned;
 use crate::state::Published;
 use crate::store::{Core, Store};
@@ -257,6 +258,12 @@ async fn open_when_free(url: &str, disk: Arc<dyn runtime::Disk>) -> columns::Res
     Depot::open(url, disk).await
 }
 
+/// Where the checkpoint of a backup lies. What it holds tells it apart: when nothing was committed since the backup before,
+/// rows may still have moved to the column tier, and that one needs its own checkpoint until the new manifest is there.
+fn checkpoint_path(at: CommitTs, digest: &Digest) -> String {
+    format!("{CHECKPOINT}{}-{:032x}", at.0, digest.hash)
+}
+
 /// Counts what is done, over all copies that run at once.
 struct Counted {
     objects: AtomicU64,
@@ -354,7 +361,8 @@ impl Copier {
         bytes: Vec<u8>,
         paths: Vec<String>,
     ) -> Result<BackupReport> {
-        let checkpoint = Entry { path: format!("checkpoint-{}", last.0), digest: Digest::of(&bytes) };
+        let digest = Digest::of(&bytes);
+        let checkpoint = Entry { path: checkpoint_path(last, &digest), digest };
         let size = bytes.len() as u64;
         self.place.put(&checkpoint.path, bytes.into()).await.map_err(at(url))?;
         self.copied_objects += 1;
@@ -396,7 +404,7 @@ impl Copier {
             .await?
             .into_iter()
             .map(|object| object.path)
-            .filter(|path| path.starts_with(COLUMNS) || path.starts_with("checkpoint-"))
+            .filter(|path| path.starts_with(COLUMNS) || path.starts_with(CHECKPOINT))
             .filter(|path| !named.contains(path.as_str()))
             .collect();
         self.place.delete(old).await
