@@ -9,8 +9,10 @@
 //! 5. Publish through the log: readers switch, rows leave the row tier, masks up to X go.
 //!
 //! # What goes, and when
-//! - Dataset versions, and files that no version names: when no view reads a publication that needs them.
-//! - Files that a crash left behind: after a start, table by table, in the background.
+//! - Dataset versions, and files that no version names: when no view reads a publication that needs them. Whatever is
+//!   neither published nor read nor the newest goes, so that no kind of version has to be kept account of.
+//! - Versions and files that a crash or a failed flush left behind: after a start or the next attempt, table by table, in the
+//!   background.
 //! - A dropped table: its history stays readable for `dropped_retention_ms`. Then a `Forget` entry in the log takes its
 //!   files out of the state; they are removed when the last view that reads them is gone.
 //!
@@ -26,6 +28,8 @@
 //! - FLUSH-6 a flush or a merge that has begun ends, whoever stops waiting for it: it is a task of its own
 //!   ([`Core::to_the_end`]), and once its publication is on its way, only that ends the collection of `since_cut`
 //!   (`tests/cancelled.rs`: `a_flush_whose_caller_goes_is_finished`).
+//! - FLUSH-7 of a table that comes to rest, few versions and only published files stay
+//!   (`versions_and_files_that_nobody_reads_go`).
 //!
 //! # Failure
 //! Any error leaves the published state as it was. Before the next attempt, whatever reached the datasets and was not
@@ -77,9 +81,11 @@ pub(crate) struct Compactor {
     /// Flushes and merges run one at a time.
     busy: tokio::sync::Mutex<()>,
     last: Mutex<HashMap<TableId, tokio::time::Instant>>,
-    /// Versions that no view reads any more.
-    free: Mutex<Vec<(TableId, Arc<Published>)>>,
-    /// Tables that may have files of a crash.
+    /// Tables with versions that no view reads any more, and whether files have gone with them.
+    stale: Mutex<HashMap<TableId, bool>>,
+    /// Files that the running flush or merge has written; afterwards, those of attempts that failed.
+    written: Mutex<Vec<(TableId, FileMeta)>>,
+    /// Tables that may have versions and files of a crash, or of a flush that failed.
     unswept: Mutex<Vec<TableId>>,
     /// While this is not zero, nothing is removed from the column tier: somebody copies it.
     pub(crate) holds: AtomicU64,
@@ -132,10 +138,7 @@ impl Compactor {
     /// Makes the content of the published version that of the newest one.
     async fn undo_unpublished(&self, table: &Table, role: Role, columns: &ColumnStore) -> Result<()> {
         let published = table.published();
-        let version = match role {
-            Role::Current => published.current_version,
-            Role::History => published.history_version,
-        };
+        let version = published.version_of(role);
         let Some(newest) = columns.newest_version(table.id, role).await.map_err(Error::part)? else { return Ok(()) };
         let head = if newest > version {
             tracing::info!(table_id = table.id.0, %role, "undoing a commit that was not published");
@@ -147,8 +150,20 @@ impl Compactor {
         Ok(())
     }
 
+    /// Gives the files of attempts that failed to the next sweep. With `busy` held.
+    fn release_written(&self, columns: &ColumnStore) {
+        for (table, meta) in self.written.lock().drain(..) {
+            columns.release(table, &[meta]);
+            let mut unswept = self.unswept.lock();
+            if !unswept.contains(&table) {
+                unswept.push(table);
+            }
+        }
+    }
+
     /// Undoes what an earlier attempt left. With `busy` held.
     async fn start_over(&self, table: &Table, columns: &ColumnStore) -> Result<()> {
+        self.release_written(columns);
         for role in Role::ALL {
             if self.unpublished.lock().contains(&(table.id, role)) {
                 self.undo_unpublished(table, role, columns).await?;
@@ -591,7 +606,7 @@ impl Core {
             return Ok(());
         }
         table.rows.truncate(CommitTs::MAX);
-        self.compactor.free.lock().retain(|(id, _)| *id != table.id);
+        self.compactor.stale.lock().remove(&table.id);
         self.columns.delete_table(table.id).await.map_err(Error::part)?;
         self.compactor.heads.lock().retain(|(id, _), _| *id != table.id);
         self.compactor.unpublished.lock().retain(|(id, _)| *id != table.id);
@@ -601,13 +616,12 @@ impl Core {
 
     /// Removes what a crash left of one table; false when there is no such table left.
     pub(crate) async fn sweep_one(&self) -> Result<bool> {
-        if self.compactor.holds.load(Ordering::Acquire) > 0 {
-            return Ok(false);
-        }
         let Some(id) = self.compactor.unswept.lock().pop() else { return Ok(false) };
         let Some(table) = self.state.table(id).filter(|table| table.schema().is_some()) else { return Ok(true) };
-        let _one = self.compactor.busy.lock().await;
-        sweep(&table, &self.columns, &table.retired()).await?;
+        if !self.clean(&table, true).await? {
+            self.compactor.unswept.lock().push(id);
+            return Ok(false);
+        }
         Ok(true)
     }
 
@@ -627,68 +641,62 @@ impl Core {
         self.sequencer.send(order).inspect_err(|_| self.state.table_or_new(table).forget_cut())?;
         done.await.map_err(|_| Error::Unavailable("the store is closing".into()))??;
         self.compactor.unpublished.lock().retain(|(id, _)| *id != table);
+        self.compactor.written.lock().clear();
         Ok(())
     }
 
+    /// Lets go of what was kept for views that are gone, in memory at once, on the disk later.
     fn reclaim(&self, table: &Arc<Table>) {
         let free = table.reclaim();
-        self.compactor.free.lock().extend(free.into_iter().map(|published| (table.id, published)));
+        if free.is_empty() {
+            return;
+        }
+        let now = table.published();
+        let lost_files = free.iter().any(|old| {
+            old.live_files().any(|meta| now.file(meta.file).is_none())
+                || old.history.iter().any(|meta| now.history.iter().all(|kept| kept.file != meta.file))
+        });
+        *self.compactor.stale.lock().entry(table.id).or_default() |= lost_files;
     }
 
     /// Drops dataset versions and files that no view reads any more.
     pub(crate) async fn drop_old_versions(&self, table: &Arc<Table>) {
         self.reclaim(table);
+        let Some(files) = self.compactor.stale.lock().remove(&table.id) else { return };
+        match self.clean(table, files).await {
+            Ok(true) => {}
+            Ok(false) => *self.compactor.stale.lock().entry(table.id).or_default() |= files,
+            Err(error) => {
+                tracing::warn!(table_id = table.id.0, %error, "old versions and files stay until the next flush of the table");
+            }
+        }
+    }
+
+    /// Removes the versions of a table that are neither published nor the newest nor read by a view, whatever they came
+    /// from: publications, adopted files, attempts that were undone, the undoing itself. Then the files that no version has
+    /// any more, if there are some. False if it has to wait because somebody writes or copies the datasets.
+    async fn clean(&self, table: &Arc<Table>, files: bool) -> Result<bool> {
+        let Ok(_one) = self.compactor.busy.try_lock() else { return Ok(false) };
+        // A backup that begins from here on reads what is published now, and that stays.
         if self.compactor.holds.load(Ordering::Acquire) > 0 {
-            return;
+            return Ok(false);
         }
-        let free: Vec<Arc<Published>> = {
-            let mut all = self.compactor.free.lock();
-            let (mine, others) = all.drain(..).partition(|(id, _)| *id == table.id);
-            *all = others;
-            mine.into_iter().map(|(_, published): (TableId, _)| published).collect()
-        };
-        if free.is_empty() {
-            return;
-        }
-        let now = table.published();
-        let still_read = table.retired();
-        let kept = |role: Role| -> HashSet<DatasetVersion> {
-            still_read
-                .iter()
-                .chain(std::iter::once(&now))
-                .map(|published| match role {
-                    Role::Current => published.current_version,
-                    Role::History => published.history_version,
-                })
-                .chain(std::iter::once(self.compactor.head(table.id, role)))
-                .collect()
-        };
+        self.compactor.release_written(&self.columns);
+        let published = table.published();
+        let read = table.retired();
         for role in Role::ALL {
-            let keep = kept(role);
-            let mut versions: Vec<DatasetVersion> = free
-                .iter()
-                .map(|published| match role {
-                    Role::Current => published.current_version,
-                    Role::History => published.history_version,
-                })
-                .filter(|version| version.0 > 0 && !keep.contains(version))
-                .collect();
-            versions.sort_unstable();
-            versions.dedup();
-            if versions.is_empty() {
+            // Of an attempt that was neither published nor undone it is not known what it has left.
+            if self.compactor.unpublished.lock().contains(&(table.id, role)) {
                 continue;
             }
-            if let Err(error) = self.columns.drop_versions(table.id, role, &versions).await {
-                tracing::warn!(table_id = table.id.0, %error, "old versions stay until the next start");
-            }
+            let keep = read.iter().chain([&published]).map(|publication| publication.version_of(role)).collect();
+            let head = self.compactor.head(table.id, role);
+            self.columns.drop_versions(table.id, role, head, &keep).await.map_err(Error::part)?;
         }
-        let lost_files = free.iter().any(|old| {
-            old.current.iter().any(|meta| now.file(meta.file).is_none())
-                || old.history.iter().any(|meta| now.history.iter().all(|kept| kept.file != meta.file))
-        });
-        if lost_files && let Err(error) = sweep(table, &self.columns, &still_read).await {
-            tracing::warn!(table_id = table.id.0, %error, "unused files stay until the next sweep");
+        if files {
+            sweep(table, &self.columns, &read).await?;
         }
+        Ok(true)
     }
 
     /// Writes the closed versions of a cut; returns the new files and the dataset's version.
@@ -805,7 +813,9 @@ impl Core {
             next += 1;
             file
         };
-        self.columns.write_files(schema, role, next_file, batches, spec).await.map_err(Error::part)
+        let written = self.columns.write_files(schema, role, next_file, batches, spec).await.map_err(Error::part)?;
+        self.compactor.written.lock().extend(written.iter().map(|meta| (schema.table, meta.clone())));
+        Ok(written)
     }
 }
 

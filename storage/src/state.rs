@@ -49,12 +49,21 @@ impl Published {
         self.live_files().find(|meta| meta.file == id)
     }
 
+    /// The dataset version of a role.
+    pub(crate) fn version_of(&self, role: Role) -> DatasetVersion {
+        match role {
+            Role::Current => self.current_version,
+            Role::History => self.history_version,
+        }
+    }
+
     /// The dataset version of a role, and the files that hold its rows.
     pub(crate) fn files_of(&self, role: Role) -> (DatasetVersion, Vec<Arc<FileMeta>>) {
-        match role {
-            Role::Current => (self.current_version, self.live_files().cloned().collect()),
-            Role::History => (self.history_version, self.history.clone()),
-        }
+        let files = match role {
+            Role::Current => self.live_files().cloned().collect(),
+            Role::History => self.history.clone(),
+        };
+        (self.version_of(role), files)
     }
 }
 
@@ -189,13 +198,12 @@ impl Table {
         (Arc::clone(&inner.published), Arc::clone(&inner.masks))
     }
 
-    /// Frees row-tier versions that no view can need any more, and returns publications whose dataset versions may go.
-    pub(crate) fn reclaim(&self) -> Vec<Arc<Published>> {
+    /// Frees row-tier versions that no view can need any more, and returns publications that nobody reads any more.
+    pub(crate) fn reclaim(&self) -> VecDeque<Arc<Published>> {
         let mut retired = self.retired.lock();
-        let mut free = Vec::new();
-        while retired.front().is_some_and(|front| Arc::strong_count(front) == 1) {
-            free.extend(retired.pop_front());
-        }
+        // Nobody takes a retired publication up again, so one that only this list holds stays unread.
+        let (free, read) = retired.drain(..).partition(|publication| Arc::strong_count(publication) == 1);
+        *retired = read;
         let safe = retired.front().map_or_else(|| self.published().cut, |front| front.cut);
         drop(retired);
         self.rows.truncate(safe);
@@ -267,7 +275,7 @@ impl Table {
         drop(guard);
     }
 
-    /// Publications that some view still reads.
+    /// Publications that some view may still read.
     pub(crate) fn retired(&self) -> Vec<Arc<Published>> {
         self.retired.lock().iter().cloned().collect()
     }

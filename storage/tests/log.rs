@@ -254,3 +254,85 @@ async fn files_that_a_crash_left_are_removed() {
     until("the files stay", || files_of(&killed, schema.table) == files).await;
     assert_eq!(now(&store, &schema).await.len(), 1);
 }
+
+/// Objects of one kind of a dataset.
+fn objects(disk: &SimDisk, role: &str, kind: &str) -> usize {
+    let folder = format!("/data/columns/t1000/{role}/{kind}");
+    disk.files().iter().filter(|(path, _)| path.starts_with(&folder)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_and_files_that_nobody_reads_go() {
+    let (disk, clock, schema) = (SimDisk::new(), clock(), schema());
+    let mut store = simulated(&disk, &clock, quiet(&PathBuf::from("/data"))).await;
+    create(&store, &schema).await;
+    let mut failed = 0;
+    for life in 0..4_i64 {
+        let mut reader = None;
+        for round in 0..4_i64 {
+            let number = life * 4 + round;
+            // Files to adopt, rows to write and rows to close: a flush commits twice to one dataset and once to the other.
+            let loaded: Vec<(i64, &str)> = (0..20).map(|n| (1_000 * (number + 1) + n, "loaded")).collect();
+            let transaction = begin(&store).await;
+            let mut writer = transaction.bulk(&schema).expect("bulk");
+            writer.write(rows(&schema, &loaded)).await.expect("write");
+            writer.finish().await.expect("finish");
+            transaction.commit().await.expect("commit");
+            put(&store, &schema, number, "new").await;
+            if number > 0 {
+                let transaction = begin(&store).await;
+                update(&transaction, &schema, &[(0, "changed")]).await.expect("update");
+                transaction.commit().await.expect("commit");
+            }
+            if round == 2 {
+                // Attempts that get further and further before they fail; the next one undoes them.
+                for after in (1..16).skip(usize::try_from(life).expect("small")).step_by(4) {
+                    disk.inject(Fault {
+                        op: DiskOp::Sync,
+                        path_contains: "/columns/.tmp".into(),
+                        after,
+                        error: FaultError::NoSpace,
+                        sticky: false,
+                    });
+                    failed += u32::from(store.flush(None).await.is_err());
+                    disk.clear_faults();
+                }
+            }
+            store.flush(None).await.expect("flush");
+            if round == 1 {
+                reader = Some((now(&store, &schema).await, store.snapshot().table(&schema).expect("table")));
+            }
+            if round == 3 {
+                store.merge(schema.table).await.expect("merge");
+            }
+        }
+        let what = format!("life {life}");
+        // One for the reader, one that is published, and one that is the newest.
+        until(&format!("{what}: versions stay"), || {
+            objects(&disk, "current", "_versions") <= 3 && objects(&disk, "history", "_versions") <= 3
+        })
+        .await;
+        let (expected, reader) = reader.take().expect("it was made");
+        assert_eq!(contents(&reader).await, expected, "{what}: the reader reads on");
+        drop(reader);
+        let all = now(&store, &schema).await;
+        for start in [false, true] {
+            if start {
+                // Every start that finds something to undo makes a version of its own.
+                store.shutdown().await.expect("shutdown");
+                drop(store);
+                store = simulated(&disk, &clock, quiet(&PathBuf::from("/data"))).await;
+            }
+            let info = store.table_info(schema.table).expect("info");
+            until(&format!("{what}: files stay, {info:?}"), || {
+                objects(&disk, "current", "_versions") <= 2
+                    && objects(&disk, "history", "_versions") <= 2
+                    && objects(&disk, "current", "data") == info.files + info.staged_files
+                    && objects(&disk, "history", "data") == info.history_files
+            })
+            .await;
+            assert_eq!(now(&store, &schema).await, all, "{what}");
+        }
+    }
+    assert!(failed > 6, "only {failed} attempts failed");
+}

@@ -25,45 +25,26 @@ pub struct Swept {
 }
 
 impl ColumnStore {
-    /// Removes these versions' manifests. Their data stays until [`ColumnStore::sweep`]. The newest version is never
-    /// removed. Checks the owner first.
-    pub async fn drop_versions(&self, table: TableId, role: Role, versions: &[DatasetVersion]) -> Result<()> {
-        self.check_owner().await?;
-        let lock = self.writer(table, role);
-        let _writing = lock.lock().await;
-        let kept = self.versions(table, role).await?;
-        let Some(&newest) = kept.last() else { return Ok(()) };
-        let mut dropped: HashSet<u64> = versions.iter().map(|version| version.0).collect();
-        // A version that changed the schema alone was never told to anybody; it goes with the one that follows it.
-        for &version in versions {
-            if let Some(before) = self.schema_only_before(table, role, version).await? {
-                dropped.insert(before.0);
-            }
-        }
-        dropped.remove(&newest);
-        let folder = self.dataset_path(table, role);
-        let paths: Vec<Path> = kept
-            .iter()
-            .filter(|version| dropped.contains(version))
-            .map(|version| ManifestNamingScheme::V2.manifest_path(&folder, *version))
-            .collect();
-        self.inner.pins.remove_if(|(t, r, version)| (*t, *r) == (table, role) && dropped.contains(&version.0));
-        self.delete(paths).await
-    }
-
-    /// The version before this one, if it changed the schema alone.
-    async fn schema_only_before(
+    /// Removes the manifests of all versions before one, except of those to be kept. Their data stays until
+    /// [`ColumnStore::sweep`]. The newest version is never removed. Checks the owner first.
+    pub async fn drop_versions(
         &self,
         table: TableId,
         role: Role,
-        version: DatasetVersion,
-    ) -> Result<Option<DatasetVersion>> {
-        let before = DatasetVersion(version.0.saturating_sub(1));
-        if before.0 == 0 {
-            return Ok(None);
-        }
-        let Some(dataset) = self.load(table, role, Some(before)).await? else { return Ok(None) };
-        Ok(crate::commit::changes_schema_only(&dataset).await?.then_some(before))
+        before: DatasetVersion,
+        keep: &HashSet<DatasetVersion>,
+    ) -> Result<()> {
+        self.check_owner().await?;
+        let lock = self.writer(table, role);
+        let _writing = lock.lock().await;
+        let mut dropped = self.versions(table, role).await?;
+        dropped.pop();
+        dropped.retain(|version| *version < before.0 && !keep.contains(&DatasetVersion(*version)));
+        let folder = self.dataset_path(table, role);
+        let paths: Vec<Path> =
+            dropped.iter().map(|version| ManifestNamingScheme::V2.manifest_path(&folder, *version)).collect();
+        self.inner.pins.remove_if(|(t, r, version)| (*t, *r) == (table, role) && dropped.contains(&version.0));
+        self.delete(paths).await
     }
 
     /// The newest version of a dataset by its number alone, which takes one listing; `None` when there is none.
@@ -144,6 +125,15 @@ impl ColumnStore {
             paths.push(self.sidecar_path(table, meta.role, &meta.path));
         }
         self.delete(paths).await
+    }
+
+    /// Lets go of files that this process has written and will not commit: the next sweep may remove them. Unlike
+    /// [`ColumnStore::discard`] this is safe when it is not known whether a commit of them has landed.
+    pub fn release(&self, table: TableId, files: &[FileMeta]) {
+        let mut fresh = self.inner.fresh.lock();
+        for meta in files {
+            fresh.remove(&self.data_path(table, meta.role, &meta.path));
+        }
     }
 
     /// Removes everything a table has. Checks the owner first.

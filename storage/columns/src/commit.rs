@@ -726,11 +726,6 @@ fn new_fragment(meta: &FileMeta, file: &LanceSchema, dataset: &LanceSchema) -> R
     Ok(fragment)
 }
 
-/// Whether a version changed the schema alone.
-pub(crate) async fn changes_schema_only(dataset: &Dataset) -> Result<bool> {
-    Ok(is_schema_only(&properties(dataset).await?))
-}
-
 #[cfg(test)]
 impl ColumnStore {
     /// Gets as far as a commit that stops after the schema.

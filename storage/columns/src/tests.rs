@@ -634,7 +634,7 @@ async fn columns_added_later_read_their_default(store: ColumnStore) {
     let kept = write(&store, &newest, 30, vec![], 10).await;
     assert!(kept.is_empty());
     let four = store.commit(TABLE, Role::Current, three.version, adding(vec![], &three.files)).await.unwrap();
-    store.drop_versions(TABLE, Role::Current, &[one.version, two.version, three.version]).await.unwrap();
+    store.drop_versions(TABLE, Role::Current, four.version, &HashSet::new()).await.unwrap();
     let left = store.list_objects("t1000/current/_versions").await.unwrap();
     assert_eq!(left.len(), 1);
     let pin = store.pin(TABLE, Role::Current, four.version).await.unwrap();
@@ -748,7 +748,14 @@ async fn sweeping_spares_what_is_needed(store: ColumnStore) {
     let keep: HashSet<String> = HashSet::new();
     // All versions are there, and the staged file is ours: nothing may go.
     assert_eq!(store.sweep(TABLE, Role::Current, &keep).await.unwrap(), Swept::default());
-    store.drop_versions(TABLE, Role::Current, &[one.version, two.version, three.version]).await.unwrap();
+    // One that is still read stays, and so do those from the given one on.
+    let versions = async || store.list_objects("t1000/current/_versions").await.unwrap().len();
+    store.drop_versions(TABLE, Role::Current, two.version, &[one.version].into()).await.unwrap();
+    assert_eq!(versions().await, 3);
+    store.drop_versions(TABLE, Role::Current, three.version, &[one.version].into()).await.unwrap();
+    assert_eq!(versions().await, 2);
+    store.pin(TABLE, Role::Current, one.version).await.unwrap();
+    store.drop_versions(TABLE, Role::Current, DatasetVersion(99), &HashSet::new()).await.unwrap();
     // The newest version is not dropped, whatever the caller says. The second file and an old vector go.
     let registered: HashSet<String> = [staged[0].path.clone()].into();
     let swept = store.sweep(TABLE, Role::Current, &registered).await.unwrap();
@@ -879,7 +886,7 @@ async fn a_foreign_folder_is_refused() {
         owner.check_owner().await,
         owner.delete_table(TABLE).await,
         owner.sweep(TABLE, Role::Current, &HashSet::new()).await.map(drop),
-        owner.drop_versions(TABLE, Role::Current, &[]).await,
+        owner.drop_versions(TABLE, Role::Current, DatasetVersion(9), &HashSet::new()).await,
     ] {
         assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
     }
