@@ -168,7 +168,7 @@ impl BulkWriter {
         let mut files: Vec<&FileMeta> = self.files.iter().collect();
         files.sort_by(|a, b| a.min_key.cmp(&b.min_key));
         let core = &self.transaction.shared.core;
-        let own = self.transaction.shared.writes.lock().tables.get(&self.schema.table).cloned().map(Arc::new);
+        let own = self.transaction.own(self.schema.table);
         let existing = TableView::new(core, &self.schema, core.state.last(), own);
         let overlaps_within = files.windows(2).any(|pair| pair[1].min_key <= pair[0].max_key);
         let (Some(least), Some(greatest)) =

@@ -178,8 +178,23 @@ impl Transaction {
     pub fn view(&self, schema: &Arc<StoredSchema>) -> Result<TableView> {
         self.check_running()?;
         self.shared.core.check_readable(schema.table, self.snapshot_ts())?;
-        let own = self.shared.writes.lock().tables.get(&schema.table).cloned();
-        Ok(TableView::new(&self.shared.core, schema, self.snapshot_ts(), own.map(Arc::new)))
+        Ok(TableView::new(&self.shared.core, schema, self.snapshot_ts(), self.own(schema.table)))
+    }
+
+    /// What was written to a table so far. What has moved since is followed here once, for all later views.
+    pub(crate) fn own(&self, table: TableId) -> Option<TableWrites> {
+        let mut writes = self.shared.writes.lock();
+        let own = writes.tables.get_mut(&table)?;
+        self.catch_up(table, own);
+        Some(own.clone())
+    }
+
+    fn catch_up(&self, table: TableId, own: &mut TableWrites) {
+        let Some(table) = self.shared.core.state.table(table) else { return };
+        let publications = own.to_follow(&table.inner.read());
+        if let Some(publications) = publications {
+            own.follow(&publications);
+        }
     }
 
     fn check_running(&self) -> Result<()> {
@@ -286,8 +301,8 @@ impl Transaction {
         self.take_locks(schema.table, &keys).await?;
         // Uniqueness is judged by the newest state: a key that was committed after the snapshot is a duplicate all the
         // same, and one that was removed after it is a conflict.
-        let own = self.shared.writes.lock().tables.get(&schema.table).cloned();
-        let newest = TableView::new(&self.shared.core, schema, self.shared.core.state.last(), own.clone().map(Arc::new));
+        let own = self.own(schema.table);
+        let newest = TableView::new(&self.shared.core, schema, self.shared.core.state.last(), own.clone());
         let found = newest.find(&keys).await?;
         if let Some(row) = found.iter().position(Option::is_some) {
             return Err(duplicate(row));
@@ -653,6 +668,8 @@ impl Transaction {
             self.note_staged(id, &files);
         }
         self.edit(&schema, |writes| {
+            // Later views do not find these rows in the buffer.
+            self.catch_up(id, writes);
             writes.rows = rpds::RedBlackTreeMapSync::new_sync();
             writes.bytes = 0;
             writes.masks = Arc::new(masks);

@@ -29,14 +29,13 @@ use codec::{KeyCodec, RowCodec, StoredSchema};
 use columns::{ColumnStore, CompareOp, DatasetPin, FileMeta, Role, RowFilter, ZoneColumn, passing};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use roaring::RoaringBitmap;
 use rows::{RowOp, Version};
 
 use crate::mask::FileMask;
 use crate::sequencer::Predecessor;
 use crate::state::{Published, Table};
 use crate::store::Core;
-use crate::writes::{TableWrites, encoded};
+use crate::writes::{RowsOfFiles, TableWrites, encoded};
 use crate::{Error, Result};
 
 /// Rows of one file that a partition takes at least, when files are split.
@@ -202,9 +201,9 @@ struct Inner {
     columns: ColumnStore,
     at: CommitTs,
     published: Arc<Published>,
-    own: Option<Arc<TableWrites>>,
+    own: Option<TableWrites>,
     /// Rows that own writes supersede.
-    own_masks: HashMap<FileId, RoaringBitmap>,
+    own_masks: RowsOfFiles,
     files: Vec<ViewFile>,
     pins: tokio::sync::OnceCell<Pins>,
     statistics: tokio::sync::OnceCell<Vec<Arc<columns::FileStats>>>,
@@ -235,13 +234,12 @@ enum Source {
 }
 
 impl TableView {
-    pub(crate) fn new(core: &Arc<Core>, schema: &Arc<StoredSchema>, at: CommitTs, own: Option<Arc<TableWrites>>) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, schema: &Arc<StoredSchema>, at: CommitTs, mut own: Option<TableWrites>) -> Self {
         let table = core.state.table_or_new(schema.table);
         let (published, masks, row_pin, recent) = {
             let inner = table.inner.read();
-            // Where publications have put the rows that own writes supersede.
-            let recent: Vec<_> =
-                if own.is_some() { inner.recent.iter().map(|(_, _, prepared)| Arc::clone(prepared)).collect() } else { Vec::new() };
+            // Where publications up to this one have put the rows that own writes supersede.
+            let recent = own.as_ref().and_then(|own| own.to_follow(&inner));
             let published = Arc::clone(&inner.published);
             // Truncation follows publication, so that versions above the published cut are all there.
             let pin = (at >= published.cut).then(|| table.rows.pin(published.cut).ok()).flatten();
@@ -263,7 +261,10 @@ impl TableView {
         for meta in own.iter().flat_map(|own| own.staged.iter()) {
             files.push(ViewFile { meta: Arc::clone(meta), mask: None, own: true });
         }
-        let own_masks = own.as_ref().map(|own| own.all_masked(&recent)).unwrap_or_default();
+        if let (Some(own), Some(recent)) = (&mut own, recent) {
+            own.follow(&recent);
+        }
+        let own_masks = own.as_ref().map_or_else(RowsOfFiles::new_sync, |own| own.superseded().clone());
         Self {
             inner: Arc::new(Inner {
                 schema: Arc::clone(schema),
@@ -551,7 +552,7 @@ impl TableView {
     }
 
     fn own(&self) -> Option<&TableWrites> {
-        self.inner.own.as_deref()
+        self.inner.own.as_ref()
     }
 
     async fn pins(&self) -> Result<&Pins> {
@@ -728,7 +729,7 @@ impl TableView {
             let view_file = &inner.files[file];
             let mut mask = view_file.mask.as_ref().map(|mask| mask.rows_at(inner.at)).unwrap_or_default();
             if let Some(own) = inner.own_masks.get(&view_file.meta.file) {
-                mask |= own;
+                mask |= own.as_ref();
             }
             let system = view_file.system_columns(&spec);
             let time_check = view_file.needs_time_check(inner.at);
