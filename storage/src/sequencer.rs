@@ -22,7 +22,8 @@
 //!
 //! # Failure
 //! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work until
-//! the store is opened again. A group that does not fit into one entry is not proposed: its transactions are refused, and
+//! the store is opened again. What is refused before it is in the log leaves nothing behind
+//! (`tests::a_refused_publication_leaves_nothing`). A group that does not fit into one entry is not proposed: its transactions are refused, and
 //! the work goes on (`a_transaction_too_large_for_the_log_is_refused_and_the_store_goes_on`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -543,10 +544,13 @@ impl Worker {
                 return;
             }
         }
-        self.shared.state.aside.prepared.lock().insert((publish.table, publish.cut), prepared);
+        let place = (publish.table, publish.cut);
+        let shared = Arc::clone(&self.shared);
+        shared.state.aside.prepared.lock().insert(place, prepared);
         self.propose(&Command::Publish(publish), move |outcome| {
             if outcome.as_ref().is_err_and(is_refusal) {
                 table.forget_cut();
+                shared.state.aside.prepared.lock().remove(&place);
             }
             let _ = reply.send(outcome.map(|_| ()));
         });
@@ -684,4 +688,45 @@ fn check_validated(order: &CommitOrder, writes: &TableCommit) -> Result<(), Refu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::{ManualClock, Runtime, SimDisk};
+
+    use super::*;
+    use crate::{Store, StoreOptions};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refused_publication_leaves_nothing() {
+        let mut options = StoreOptions::new("/data".into());
+        options.flush_interval_ms = 0;
+        options.segment_bytes = 64 << 10;
+        let runtime = Runtime::simulated(ManualClock::new(CommitTs(1_000_000)), SimDisk::new());
+        let store = Store::open(runtime, options).await.expect("opens");
+        let core = &store.core;
+        let table = core.state.table_or_new(TableId(1000));
+        let publication = |files: u64| Publish {
+            table: table.id,
+            cut: CommitTs(7),
+            removed: (0..files).map(|file| FileId(file + (1 << 40))).collect(),
+            ..Publish::default()
+        };
+        let send = |files| {
+            table.inner.write().since_cut = Some(Vec::new());
+            let (reply, done) = oneshot::channel();
+            let publish = Box::new(publication(files));
+            core.sequencer.send(Order::Publish { publish, prepared: Arc::default(), reply }).expect("sent");
+            done
+        };
+        let left = || (core.state.aside.prepared.lock().len(), table.inner.read().since_cut.is_some());
+        let refused = send(100_000).await.expect("an answer");
+        assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+        assert_eq!(left(), (0, false));
+        // It does no harm: the next one is published, and leaves nothing either.
+        send(10).await.expect("an answer").expect("published");
+        assert_eq!(left(), (0, false));
+        assert_eq!(table.published().cut, CommitTs(7));
+        store.shutdown().await.expect("shutdown");
+    }
 }
