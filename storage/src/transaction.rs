@@ -14,7 +14,8 @@
 //!
 //! # Invariants
 //! - TX-1 staged files of a transaction that ends without committing them are removed
-//!   (`staged_files_of_a_rollback_are_removed`); when the outcome is unknown they stay, and the next start decides.
+//!   (`staged_files_of_a_rollback_are_removed`, `a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback`,
+//!   `a_statement_that_goes_while_it_spills_leaves_no_files`); when the outcome is unknown they stay, and the next start decides.
 //! - TX-2 keys that a caller gives are kept or refused, never replaced (`given_hidden_keys_are_kept_or_refused`).
 //! - TX-3 a transaction runs, commits and ends, in this order and each once. What ends a commit goes with the write set
 //!   ([`Ending`]), so locks are kept until the outcome is known, whoever waits for it, and a commit whose caller goes before

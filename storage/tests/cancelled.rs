@@ -249,3 +249,35 @@ async fn a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback() {
     next.rollback();
     stays(&disk, &store, &schema, &others).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_goes_while_it_spills_leaves_no_files() {
+    let disk = Disk::new();
+    let runtime = Runtime::simulated(ManualClock::new(CommitTs(1_800_000_000_000_000)), (*disk).clone());
+    let mut options = quiet(&PathBuf::from("/data"));
+    options.transaction_spill_bytes = 4 << 10;
+    let store = Store::open(runtime, options).await.expect("the store opens");
+    let schema = table(&store).await;
+    store.flush(None).await.expect("flush");
+    let objects = |disk: &SimDisk| {
+        let folders = ["/data/columns/t1000/current/data", "/data/columns/t1000/current/_stats", "/data/columns/.tmp"];
+        disk.files().iter().filter(|(path, _)| folders.iter().any(|folder| path.starts_with(folder))).count()
+    };
+    let before = objects(&disk);
+    let transaction = begin(&store).await;
+    transaction.insert(&schema, &rows(&schema, &[(50, "kept")])).await.expect("insert");
+    let point = transaction.savepoint().expect("savepoint");
+    let many: Vec<(i64, &str)> = (100..200).map(|id| (id, "never")).collect();
+    let many = rows(&schema, &many);
+    disk.pause_syncs_of(COLUMNS, true);
+    let mut insert = Box::pin(transaction.insert(&schema, &many));
+    drive(&mut insert, "its file", || disk.waiting_syncs_of(COLUMNS) > 0).await;
+    drop(insert);
+    disk.pause_syncs(false);
+    until("its files to go", || objects(&disk) == before).await;
+    transaction.rollback_to(point).expect("rollback");
+    transaction.commit().await.expect("commit");
+    let all = now(&store, &schema).await;
+    assert_eq!((all.len(), all[&50].as_str()), (8, "kept"));
+    stays(&disk, &store, &schema, &all).await;
+}

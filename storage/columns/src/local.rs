@@ -10,13 +10,15 @@
 //! - LOCAL-2 an object whose removal was acknowledged does not come back: `tests::removed_objects_stay_removed`.
 //! - LOCAL-3 of several creators of one object exactly one succeeds: `tests::one_creator_wins`.
 //! - LOCAL-4 listings are in path order and never show temporary files: `tests::lists_in_order`.
+//! - LOCAL-5 an object that is on its way to the disk when its writer goes does not appear later:
+//!   `tests::nothing_appears_that_nobody_waits_for`.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -89,12 +91,33 @@ fn is_no_folder(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput)
 }
 
+/// Whether somebody still waits for a write. Work on a thread goes on when the future that waits for it is dropped.
+struct Wanted(Weak<()>);
+
+impl Wanted {
+    fn check(&self) -> io::Result<()> {
+        if self.0.strong_count() > 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::Interrupted, "the write was cancelled"))
+    }
+}
+
 /// Runs disk work on a thread that may block.
 async fn blocking<T: Send + 'static>(path: Path, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| failed(&path, error)),
         Err(error) => Err(object_store::Error::JoinError { source: error }),
     }
+}
+
+/// As [`blocking`], for work that gives something its name.
+async fn publishing(path: Path, work: impl FnOnce(&Wanted) -> io::Result<()> + Send + 'static) -> Result<()> {
+    let waits = Arc::new(());
+    let wanted = Wanted(Arc::downgrade(&waits));
+    let done = blocking(path, move || work(&wanted)).await;
+    drop(waits);
+    done
 }
 
 impl LocalStore {
@@ -168,8 +191,15 @@ impl Shared {
     }
 
     /// Puts a finished temporary file in its place.
-    fn publish(&self, file: &dyn DiskFile, temporary: &PathBuf, location: &Path, create: bool) -> io::Result<()> {
-        let published = self.publish_or_fail(file, temporary, location, create);
+    fn publish(
+        &self,
+        file: &dyn DiskFile,
+        temporary: &PathBuf,
+        location: &Path,
+        create: bool,
+        wanted: &Wanted,
+    ) -> io::Result<()> {
+        let published = self.publish_or_fail(file, temporary, location, create, wanted);
         if published.is_err() {
             // The file may have gone to its place already; then there is nothing left to remove.
             let _ = self.disk.remove_file(temporary);
@@ -183,9 +213,11 @@ impl Shared {
         temporary: &PathBuf,
         location: &Path,
         create: bool,
+        wanted: &Wanted,
     ) -> io::Result<()> {
         // LOCAL-1: bytes before the name, the name before the acknowledgement.
         file.sync_all(OBJECT_FILE)?;
+        wanted.check()?;
         let path = self.path(location);
         let parent = path.parent().unwrap_or(&self.root).to_owned();
         if !self.folders.lock().contains(&parent) {
@@ -206,7 +238,7 @@ impl Shared {
         self.disk.sync_dir(&parent, OBJECT_DIR)
     }
 
-    fn put(&self, location: &Path, payload: &PutPayload, create: bool) -> io::Result<()> {
+    fn put(&self, location: &Path, payload: &PutPayload, create: bool, wanted: &Wanted) -> io::Result<()> {
         self.writable()?;
         let temporary = self.temporary();
         let file = self.disk.open(&temporary, OpenMode::CreateNew)?;
@@ -218,7 +250,7 @@ impl Shared {
             }
             offset += part.len() as u64;
         }
-        self.publish(&*file, &temporary, location, create)
+        self.publish(&*file, &temporary, location, create, wanted)
     }
 
     fn read(&self, location: &Path, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
@@ -293,7 +325,7 @@ impl ObjectStore for LocalStore {
             }
         };
         let (shared, path) = (self.shared.clone(), location.clone());
-        blocking(location.clone(), move || shared.put(&path, &payload, create)).await?;
+        publishing(location.clone(), move |wanted| shared.put(&path, &payload, create, wanted)).await?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 
@@ -479,7 +511,10 @@ impl MultipartUpload for Upload {
         self.done = true;
         let (shared, file) = (self.shared.clone(), self.file.clone());
         let (temporary, location) = (self.temporary.clone(), self.location.clone());
-        blocking(self.location.clone(), move || shared.publish(&*file, &temporary, &location, false)).await?;
+        publishing(self.location.clone(), move |wanted| {
+            shared.publish(&*file, &temporary, &location, false, wanted)
+        })
+        .await?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 
@@ -538,6 +573,46 @@ mod tests {
             }
         }
         true
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_appears_that_nobody_waits_for() {
+        let disk = SimDisk::new();
+        let store = store(&disk);
+        let until = async |waiting: usize, temporary: usize| {
+            for _ in 0..1000 {
+                let there = disk.files().iter().filter(|(path, _)| path.starts_with("/data/store/.tmp")).count();
+                if disk.waiting_syncs() == waiting && there == temporary {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            panic!("{} syncs wait, not {waiting}; {:?}", disk.waiting_syncs(), disk.files());
+        };
+        let path = Path::from("t/data/small");
+        let mut upload = store.put_multipart(&path).await.unwrap();
+        upload.put_part(vec![1; 5000].into()).await.unwrap();
+        // Besides the upload, which is there until it is complete.
+        for (whole, before, after) in [(true, 2, 1), (false, 1, 0)] {
+            disk.pause_syncs(true);
+            let put = async {
+                match whole {
+                    true => store.put(&path, Bytes::from_static(b"small").into()).await.map(drop),
+                    false => upload.complete().await.map(drop),
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = put => {
+                    disk.pause_syncs(false);
+                    panic!("it waits for the disk");
+                }
+                () = until(1, before) => {}
+            }
+            disk.pause_syncs(false);
+            until(0, after).await;
+            assert!(matches!(store.get(&path).await, Err(object_store::Error::NotFound { .. })), "whole: {whole}");
+        }
     }
 
     async fn survives(ignore: Option<&'static str>) -> bool {

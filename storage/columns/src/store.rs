@@ -131,6 +131,8 @@ pub(crate) struct Inner {
     pub(crate) blocks: Cache<BlockKey, ArrayRef>,
     /// Data files of this process that were neither committed nor discarded.
     pub(crate) fresh: Mutex<HashSet<Path>>,
+    /// Where the clean-up after cancelled writes goes.
+    pub(crate) tasks: tokio::runtime::Handle,
     /// The checksums of data files on their way into sidecars.
     pub(crate) sums: Sums,
     /// Held while a dataset is committed to or swept.
@@ -207,6 +209,7 @@ impl ColumnStore {
             key_zones: Cache::new(options.key_cache_bytes),
             blocks: Cache::new(options.column_cache_bytes),
             fresh: Mutex::new(HashSet::new()),
+            tasks: tokio::runtime::Handle::current(),
             sums,
             writers: Mutex::new(HashMap::new()),
             options,

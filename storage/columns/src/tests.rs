@@ -940,6 +940,27 @@ async fn everything_is_there_after_reopening() {
     assert!(matches!(store.stats(TABLE, &orphan[0]).await, Err(Error::Missing(_))));
 }
 
+/// The rows stop coming, and the caller goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_write_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = in_folder(&dir).await;
+    let schema = small_schema();
+    let keys: Vec<i64> = (0..45).collect();
+    let rows = futures::StreamExt::chain(rows_of(vec![small_rows(&keys, 1)]), futures::stream::pending());
+    let spec = WriteSpec { max_rows_per_file: 10, ..WriteSpec::stored() };
+    let write = store.write_files(&schema, Role::Current, ids(0), rows, spec);
+    let cancelled = tokio::time::timeout(std::time::Duration::from_millis(500), write).await;
+    assert!(cancelled.is_err(), "it waits for rows");
+    for _ in 0..1000 {
+        if store.list_objects("t1000").await.unwrap().is_empty() && store.inner.fresh.lock().is_empty() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{:?} stay", store.list_objects("t1000").await.unwrap());
+}
+
 /// A full disk is told apart from other failures, and the failed write leaves no file.
 #[tokio::test]
 async fn a_full_disk_is_reported() {

@@ -8,6 +8,8 @@
 //! - WRITE-1 a file that is returned is durable and complete, and so is its sidecar: the local store's LOCAL-1.
 //! - WRITE-2 rows come back as they went in, whatever form they were stored in: `tests::every_type_survives`,
 //!   `tests::dictionaries_overflow_into_new_files`.
+//! - WRITE-3 a write that fails or is cancelled leaves no file: `tests::bad_rows_leave_nothing_behind`,
+//!   `tests::a_cancelled_write_leaves_nothing_behind`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use lance_file::version::LanceFileVersion;
 use lance_file::versions::create_writer;
 use lance_file::writer::{FileWriter, FileWriterOptions};
 use object_store::ObjectStoreExt;
+use tokio::task::JoinHandle;
 
 use crate::lookup::ROW_TS_PLACEHOLDER;
 use crate::physical::{Encoder, Form, choose_form, to_stored};
@@ -80,7 +83,7 @@ impl ColumnStore {
     /// them constant. `next_file` is asked for an id per file. Nothing is written for an empty stream.
     ///
     /// The files are spared by [`ColumnStore::sweep`] of this process until they are committed or discarded. After an
-    /// error, the files written so far are removed.
+    /// error, the files written so far are removed; when the future is dropped, a little later.
     #[tracing::instrument(name = "columns.write", level = "debug", skip_all, fields(table = %schema.table, %role))]
     pub async fn write_files<S>(
         &self,
@@ -95,8 +98,11 @@ impl ColumnStore {
     {
         let mut writer = FilesWriter::new(self.clone(), schema.clone(), role, spec)?;
         let written = write_all(&mut writer, &mut next_file, Box::pin(rows)).await;
-        if written.is_err() {
-            writer.clean_up().await;
+        if written.is_err()
+            && let Some(cleaned) = writer.clean_up()
+            && let Err(error) = cleaned.await
+        {
+            tracing::debug!(%error, "files of a failed write stay until they are swept");
         }
         written
     }
@@ -420,16 +426,33 @@ impl FilesWriter {
             self.begin(next_file).await?;
         }
         self.end().await?;
+        self.begun.clear();
         Ok(std::mem::take(&mut self.done))
     }
 
-    async fn clean_up(&mut self) {
-        if let Some(mut open) = self.open.take() {
-            open.writer.abort().await;
+    /// Removes what was written, in a task of its own, because whoever waits for it may go.
+    fn clean_up(&mut self) -> Option<JoinHandle<()>> {
+        let (mut open, begun) = (self.open.take(), std::mem::take(&mut self.begun));
+        if begun.is_empty() {
+            return None;
         }
-        for name in std::mem::take(&mut self.begun) {
-            self.store.inner.sums.lock().remove(&self.store.data_path(self.schema.table, self.role, &name));
-            self.store.remove_file(self.schema.table, self.role, &name).await;
-        }
+        let (store, table, role) = (self.store.clone(), self.schema.table, self.role);
+        let cleaned = self.store.inner.tasks.spawn(async move {
+            if let Some(open) = &mut open {
+                open.writer.abort().await;
+            }
+            for name in begun {
+                store.inner.sums.lock().remove(&store.data_path(table, role, &name));
+                store.remove_file(table, role, &name).await;
+            }
+        });
+        Some(cleaned)
+    }
+}
+
+impl Drop for FilesWriter {
+    fn drop(&mut self) {
+        // Empty after a write that has come to its end in one way or the other.
+        self.clean_up();
     }
 }
