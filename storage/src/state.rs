@@ -204,9 +204,9 @@ impl Table {
         // Nobody takes a retired publication up again, so one that only this list holds stays unread.
         let (free, read) = retired.drain(..).partition(|publication| Arc::strong_count(publication) == 1);
         *retired = read;
-        let safe = retired.front().map_or_else(|| self.published().cut, |front| front.cut);
         drop(retired);
-        self.rows.truncate(safe);
+        // Readers hold the versions that they need by pins of their own.
+        self.rows.truncate(self.published().cut);
         free
     }
 

@@ -350,14 +350,25 @@ impl Core {
             Err(_) => Err(Error::Stalled {
                 limit_bytes: self.options.row_tier_bytes,
                 waited_ms: self.options.write_stall_timeout_ms,
-                cause: match self.flush_failure.lock().as_ref() {
-                    Some(failure) => format!("rows cannot move to the column tier {}: {failure}", self.columns.url()),
-                    None => format!(
-                        "rows do not move to the column tier {} as fast as they come, or it cannot be reached",
-                        self.columns.url()
-                    ),
-                },
+                cause: self.why_stalled(),
             }),
+        }
+    }
+
+    /// Why the row tier stays full.
+    fn why_stalled(&self) -> String {
+        let url = self.columns.url();
+        if let Some(failure) = self.flush_failure.lock().as_ref() {
+            return format!("rows cannot move to the column tier {url}: {failure}");
+        }
+        let held = |table: Arc<Table>| Some((table.rows.bytes(), table.id, table.rows.held_back()?));
+        match self.state.all_tables().into_iter().filter_map(held).max() {
+            Some((bytes, table, since)) => format!(
+                "{bytes} bytes of table {table} have moved to the column tier, but stay in memory for a statement or a result \
+                 that has been read since {} s ago: let it end, or cancel it (see lattice.queries)",
+                since.elapsed().as_secs()
+            ),
+            None => format!("rows do not move to the column tier {url} as fast as they come, or it cannot be reached"),
         }
     }
 

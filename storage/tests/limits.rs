@@ -217,3 +217,47 @@ async fn a_failed_sync_of_the_log_is_told_once() {
     again.commit().await.expect_err("nothing is accepted any more");
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_are_told_of_the_reader_that_stops_them() {
+    let mut options = small();
+    options.low_water_bytes = 0;
+    options.row_tier_bytes = 64 << 10;
+    options.write_stall_timeout_ms = 300;
+    let store = on(&SimDisk::new(), options).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    let value = "v".repeat(1_000);
+    let write = async |from: i64| {
+        let transaction = begin(&store).await;
+        let some: Vec<(i64, &str)> = (from..from + 10).map(|id| (id, value.as_str())).collect();
+        transaction.insert(&schema, &rows(&schema, &some)).await.expect("insert");
+        transaction.commit().await
+    };
+    // Nobody moves rows.
+    let mut next = 0;
+    let stalled = loop {
+        match write(next).await {
+            Ok(_) => next += 10,
+            Err(error) => break error.to_string(),
+        }
+        assert!(next < 1_000, "the row tier never fills");
+    };
+    assert!(stalled.contains("as fast as they come") && !stalled.contains("lattice.queries"), "{stalled}");
+    store.flush(None).await.expect("flush");
+    let full = next + 50;
+    while next < full {
+        write(next).await.expect("there is room");
+        next += 10;
+    }
+    // A reader of the past, and one of the rows in memory, which is in the way.
+    let past = store.snapshot_at(CommitTs(1)).await.expect("snapshot").table(&schema).expect("table");
+    let reader = store.snapshot().table(&schema).expect("table");
+    store.flush(None).await.expect("flush");
+    let stalled = write(next).await.expect_err("there is no room").to_string();
+    assert!(stalled.contains("table 1000") && stalled.contains("lattice.queries"), "{stalled}");
+    assert_eq!(contents(&reader).await.len() as i64, next);
+    drop(reader);
+    write(next).await.expect("there is room");
+    assert!(contents(&past).await.is_empty());
+}

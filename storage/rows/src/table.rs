@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base::{CommitTs, RowKey};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use tokio::time::Instant;
 
 use crate::chain::Chain;
 use crate::map::{ChainMap, ENTRY_BYTES, Trim};
@@ -94,11 +95,30 @@ struct Horizon {
     truncated: CommitTs,
     /// What [`TableRows::truncate`] was asked for.
     wanted: CommitTs,
-    /// Cuts that readers hold, with how many do.
-    pins: BTreeMap<CommitTs, usize>,
+    /// Cuts that readers hold.
+    pins: BTreeMap<CommitTs, Pins>,
+}
+
+/// The readers of one cut.
+#[derive(Debug)]
+struct Pins {
+    count: usize,
+    /// Since when there has been one.
+    since: Instant,
 }
 
 impl Horizon {
+    fn hold(&mut self, above: CommitTs) {
+        let now = Instant::now();
+        self.pins
+            .entry(above)
+            .or_insert(Pins {
+                count: 0,
+                since: now,
+            })
+            .count += 1;
+    }
+
     fn allowed(&self) -> CommitTs {
         self.pins
             .first_key_value()
@@ -139,13 +159,7 @@ impl Pin {
 impl Clone for Pin {
     fn clone(&self) -> Self {
         // The cut is pinned already, so it cannot be outdated.
-        *self
-            .table
-            .horizon
-            .lock()
-            .pins
-            .entry(self.above)
-            .or_default() += 1;
+        self.table.horizon.lock().hold(self.above);
         Self {
             table: self.table.clone(),
             above: self.above,
@@ -156,9 +170,9 @@ impl Clone for Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut horizon = self.table.horizon.lock();
-        if let Some(count) = horizon.pins.get_mut(&self.above) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pins) = horizon.pins.get_mut(&self.above) {
+            pins.count -= 1;
+            if pins.count == 0 {
                 horizon.pins.remove(&self.above);
                 if horizon.allowed() > horizon.truncated {
                     // Removing takes a while and this may run anywhere: whoever waits for room will do it.
@@ -304,7 +318,7 @@ impl TableRows {
                 truncated: horizon.truncated,
             });
         }
-        *horizon.pins.entry(above).or_default() += 1;
+        horizon.hold(above);
         Ok(Pin {
             table: self.clone(),
             above,
@@ -315,11 +329,18 @@ impl TableRows {
     pub fn pin_all(self: &Arc<Self>) -> Pin {
         let mut horizon = self.horizon.lock();
         let above = horizon.truncated;
-        *horizon.pins.entry(above).or_default() += 1;
+        horizon.hold(above);
         Pin {
             table: self.clone(),
             above,
         }
+    }
+
+    /// If readers keep versions that could go: since when the oldest of them has.
+    pub fn held_back(&self) -> Option<Instant> {
+        let horizon = self.horizon.lock();
+        let (&above, oldest) = horizon.pins.first_key_value()?;
+        (above < horizon.wanted).then_some(oldest.since)
     }
 
     /// Versions up to here may be gone.

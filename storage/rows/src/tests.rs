@@ -129,7 +129,10 @@ fn pins_hold_truncation_back() {
     let mut scan = table.scan(.., CommitTs(60), CommitTs(30)).unwrap();
     let first = scan.next_chunk(4).unwrap();
     assert_eq!(first.len(), 4);
+    assert!(table.held_back().is_none(), "nothing could go yet");
+    let before = tokio::time::Instant::now();
     assert_eq!(table.truncate(CommitTs(80)).upto, CommitTs(30));
+    assert!(table.held_back().unwrap() <= before);
     let rest: Vec<_> = scan.by_ref().flatten().collect();
     assert!(
         first
