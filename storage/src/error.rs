@@ -24,6 +24,15 @@ pub enum Error {
         /// The table.
         table: TableId,
     },
+    /// What moved since the transaction began is not remembered any more.
+    #[error(
+        "snapshot too old: so much of table {table} was rewritten since the transaction began that its changes cannot be \
+         checked any more; run it again"
+    )]
+    SnapshotTooOld {
+        /// The table.
+        table: TableId,
+    },
     /// A row lock did not come in time.
     #[error("canceling statement due to lock timeout")]
     LockTimeout {
@@ -145,7 +154,10 @@ impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Error::DuplicateKey { .. } => ErrorKind::AlreadyExists,
-            Error::WriteConflict { .. } | Error::LockTimeout { .. } | Error::Deadlock { .. } => ErrorKind::Conflict,
+            Error::WriteConflict { .. }
+            | Error::SnapshotTooOld { .. }
+            | Error::LockTimeout { .. }
+            | Error::Deadlock { .. } => ErrorKind::Conflict,
             Error::FutureTime { .. }
             | Error::ExpiredTime { .. }
             | Error::TransactionEnded
@@ -182,6 +194,7 @@ impl Classify for Error {
             Error::Folder(_) | Error::Place(_) => SqlState::OBJECT_NOT_IN_STATE,
             Error::Part { sqlstate, .. } => *sqlstate,
             Error::WriteConflict { .. }
+            | Error::SnapshotTooOld { .. }
             | Error::UnknownTable(_)
             | Error::Indeterminate
             | Error::Unavailable(_)

@@ -11,8 +11,8 @@
 //! # What goes, and when
 //! - Dataset versions, and files that no version names: when no view reads a publication that needs them. Whatever is
 //!   neither published nor read nor the newest goes, so that no kind of version has to be kept account of.
-//! - Versions and files that a crash or a failed flush left behind: after a start or the next attempt, table by table, in the
-//!   background.
+//! - Versions and files that a crash or a failed flush left behind: after a start or the next attempt, table by table,
+//!   in the background.
 //! - A dropped table: its history stays readable for `dropped_retention_ms`. Then a `Forget` entry in the log takes its
 //!   files out of the state; they are removed when the last view that reads them is gone.
 //!
@@ -266,8 +266,8 @@ async fn sweep(table: &Table, columns: &ColumnStore, also: &[Arc<Published>]) ->
     Ok(())
 }
 
-/// Ends the collection of `since_cut` when a flush fails before its publication is on its way. From then on the publication
-/// needs it, whatever becomes of the flush.
+/// Ends the collection of `since_cut` when a flush fails before its publication is on its way. From then on the
+/// publication needs it, whatever becomes of the flush.
 struct CutGuard<'a> {
     table: &'a Table,
     armed: bool,
@@ -383,8 +383,8 @@ impl Core {
         Ok(())
     }
 
-    /// Merges small files of a table once there are `least` of them, in either dataset. The future must not be dropped before
-    /// it ends (FLUSH-6).
+    /// Merges small files of a table once there are `least` of them, in either dataset. The future must not be dropped
+    /// before it ends (FLUSH-6).
     pub(crate) async fn merge_table(&self, table: &Arc<Table>, least: usize) -> Result<()> {
         self.merge_current(table, least).await?;
         self.merge_history(table, least).await
@@ -634,7 +634,8 @@ impl Core {
         Ok(committed)
     }
 
-    async fn publish(&self, publish: Publish, prepared: Prepared) -> Result<()> {
+    async fn publish(&self, publish: Publish, mut prepared: Prepared) -> Result<()> {
+        prepared.weigh();
         let table = publish.table;
         let (reply, done) = oneshot::channel();
         let order = Order::Publish { publish: Box::new(publish), prepared: Arc::new(prepared), reply };
@@ -667,14 +668,14 @@ impl Core {
             Ok(true) => {}
             Ok(false) => *self.compactor.stale.lock().entry(table.id).or_default() |= files,
             Err(error) => {
-                tracing::warn!(table_id = table.id.0, %error, "old versions and files stay until the next flush of the table");
+                tracing::warn!(table_id = table.id.0, %error, "old versions and files stay until the table's next flush");
             }
         }
     }
 
     /// Removes the versions of a table that are neither published nor the newest nor read by a view, whatever they came
-    /// from: publications, adopted files, attempts that were undone, the undoing itself. Then the files that no version has
-    /// any more, if there are some. False if it has to wait because somebody writes or copies the datasets.
+    /// from: publications, adopted files, attempts that were undone, the undoing itself. Then the files that no version
+    /// has any more, if there are some. False if it has to wait because somebody writes or copies the datasets.
     async fn clean(&self, table: &Arc<Table>, files: bool) -> Result<bool> {
         let Ok(_one) = self.compactor.busy.try_lock() else { return Ok(false) };
         // A backup that begins from here on reads what is published now, and that stays.

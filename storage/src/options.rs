@@ -40,6 +40,9 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Bytes for decoded data and metadata of the column tier.
     pub cache_bytes: usize,
+    /// Bytes remembered of flushes and merges for the transactions that began before them: which keys were written, and
+    /// where rows have gone. What is beyond is forgotten, the oldest first, and transactions that would need it fail.
+    pub recent_bytes: usize,
     /// Small files of one table that cause a merge.
     pub merge_files: usize,
     /// How long the history of a dropped table can be read; its files are removed afterwards.
@@ -68,6 +71,7 @@ impl StoreOptions {
             log_max_bytes: 256 << 20,
             segment_bytes: 64 << 20,
             cache_bytes: 1 << 30,
+            recent_bytes: 512 << 20,
             merge_files: 8,
             dropped_retention_ms: 7 * 24 * 3_600_000,
             low_water_bytes: 256 << 20,

@@ -8,9 +8,10 @@
 //! - SEQ-1 commit timestamps ascend strictly in log order (`timestamps_ascend_in_log_order`).
 //! - SEQ-2 of two transactions that wrote one row, the one with the older snapshot fails, and one that wrote other rows does
 //!   not (`first_committer_wins`, `a_flush_between_read_and_commit_keeps_the_conflict`,
-//!   `a_bulk_load_and_small_writers_on_other_keys_do_not_conflict`).
-//! - SEQ-3 a commit is acknowledged, and its locks are released, after its entry is durable and applied, whether its session
-//!   still waits for it or not (`a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`).
+//!   `a_bulk_load_and_small_writers_on_other_keys_do_not_conflict`). One whose predecessors cannot be checked any more
+//!   fails too (`a_transaction_older_than_what_is_remembered_is_refused`).
+//! - SEQ-3 a commit is acknowledged, and its locks are released, after its entry is durable and applied, whether its
+//!   session still waits for it or not (`a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`).
 //! - SEQ-4 publications pass through here too, so that a commit ordered after one has current row addresses.
 //! - SEQ-5 several entries are on their way at once, and share an fsync (`entries_in_flight_share_an_fsync`).
 //! - SEQ-6 what was checked under one leadership is proposed in no other ([`raft::Raft::propose_in`]).
@@ -21,10 +22,11 @@
 //! that the files' key ranges and Bloom filters cannot rule out; then the write set goes back to be validated again.
 //!
 //! # Failure
-//! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work until
-//! the store is opened again. What is refused before it is in the log leaves nothing behind
-//! (`tests::a_refused_publication_leaves_nothing`). A group that does not fit into one entry is not proposed: its transactions are refused, and
-//! the work goes on (`a_transaction_too_large_for_the_log_is_refused_and_the_store_goes_on`).
+//! When a proposal fails, its outcome is unknown: its transactions get `Indeterminate` and the sequencer refuses work
+//! until the store is opened again. What is refused before it is in the log leaves nothing behind
+//! (`tests::a_refused_publication_leaves_nothing`). A group that does not fit into one entry is not proposed: its
+//! transactions are refused, and the work goes on
+//! (`a_transaction_too_large_for_the_log_is_refused_and_the_store_goes_on`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -80,6 +82,8 @@ pub(crate) struct TableCommit {
 /// A finished transaction.
 #[derive(Debug)]
 pub(crate) struct CommitOrder {
+    /// When the transaction began, in [`State::order`].
+    pub(crate) began: u64,
     pub(crate) snapshot: CommitTs,
     /// Up to here no large transaction wrote what this one writes, nor the other way round.
     pub(crate) validated: CommitTs,
@@ -406,6 +410,7 @@ impl Worker {
     /// First committer wins: no row that the transaction wrote may have been written since its snapshot.
     fn check(&self, order: &mut CommitOrder) -> Result<Vec<Vec<Option<RowAddress>>>, Refusal> {
         for writes in &mut order.tables {
+            writes.table.remembers(order.began)?;
             follow_masks(writes)?;
         }
         let order = &*order;
@@ -436,6 +441,8 @@ impl Worker {
             }
             check_masks(writes)?;
             check_validated(order, writes)?;
+            // Again, because what was asked above may have been forgotten meanwhile.
+            table.remembers(order.began)?;
             addresses.push(of_table);
         }
         Ok(addresses)

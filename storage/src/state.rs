@@ -83,9 +83,20 @@ pub(crate) struct Prepared {
     pub(crate) flushed: Vec<(RowKey, CommitTs)>,
     /// Where the rows of removed files went.
     pub(crate) moved: HashMap<FileId, Relocation>,
+    /// The memory that all of it takes, as [`Prepared::weigh`] found.
+    pub(crate) bytes: usize,
 }
 
 impl Prepared {
+    /// Finds out how much memory it takes.
+    pub(crate) fn weigh(&mut self) {
+        let flushed: usize = self.flushed.iter().map(|entry| size_of_val(entry) + entry.0.as_bytes().len()).sum();
+        // The bytes of these keys are those of the ones above.
+        let keys: usize = self.keys.iter().map(|(_, keys)| size_of_val(keys.as_slice())).sum();
+        let moved: usize = self.moved.values().map(|relocation| size_of_val(relocation.rows.as_slice())).sum();
+        self.bytes = flushed + keys + moved;
+    }
+
     /// The address of a key among the new files.
     pub(crate) fn address(&self, key: &RowKey) -> Option<RowAddress> {
         self.keys.iter().find_map(|(file, keys)| {
@@ -124,13 +135,15 @@ pub(crate) struct TableInner {
     pub(crate) schemas: Vec<(CommitTs, Arc<StoredSchema>)>,
     pub(crate) published: Arc<Published>,
     pub(crate) masks: Arc<Masks>,
-    /// Keys written since the running flush took its cut. Until its publication is applied or refused, nobody else knows
-    /// which rows of the new files have been superseded meanwhile.
+    /// Keys written since the running flush took its cut. Until its publication is applied or refused, nobody else
+    /// knows which rows of the new files have been superseded meanwhile.
     pub(crate) since_cut: Option<Vec<(RowKey, CommitTs)>>,
     pub(crate) dropped: Option<CommitTs>,
     /// Publications since the oldest running transaction began, oldest first.
     /// Each with its epoch and its place in [`State::order`].
     pub(crate) recent: VecDeque<(u64, u64, Arc<Prepared>)>,
+    /// Up to this place in [`State::order`], publications are forgotten that running transactions might have needed.
+    pub(crate) forgotten: u64,
 }
 
 impl Table {
@@ -181,6 +194,15 @@ impl Table {
         inner.since_cut = None;
         drop(inner);
         self.retire(old);
+    }
+
+    /// Fails when publications since a transaction began are forgotten. To be asked after whatever was found out about
+    /// them, because they may be forgotten meanwhile.
+    pub(crate) fn remembers(&self, began: u64) -> Result<()> {
+        if self.inner.read().forgotten > began {
+            return Err(Error::SnapshotTooOld { table: self.id });
+        }
+        Ok(())
     }
 
     /// The newest definition.

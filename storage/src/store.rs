@@ -312,9 +312,10 @@ impl Store {
 }
 
 impl Core {
-    /// Does work in a task of its own: whoever drops the future that waits for it stops waiting, not the work. Steps that
-    /// belong together, such as a flush and its publication, are so never cut in two by a cancelled statement. Only the end
-    /// of the store cuts them, after the last entry of the log is applied, and the next start undoes what is left.
+    /// Does work in a task of its own: whoever drops the future that waits for it stops waiting, not the work. Steps
+    /// that belong together, such as a flush and its publication, are so never cut in two by a cancelled statement.
+    /// Only the end of the store cuts them, after the last entry of the log is applied, and the next start undoes what
+    /// is left.
     pub(crate) async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -330,8 +331,8 @@ impl Core {
         task.await.unwrap_or_else(|error| Err(Error::Unavailable(format!("background work stopped: {error}"))))
     }
 
-    /// Writes a checkpoint and drops the log before it. Two at once would write one file, so a cancelled one is finished
-    /// before the next begins.
+    /// Writes a checkpoint and drops the log before it. Two at once would write one file, so a cancelled one is
+    /// finished before the next begins.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let raft = self.raft.clone();
         self.to_the_end(async move { raft.checkpoint().await.map(|_| ()).map_err(Error::part) }).await
@@ -502,16 +503,36 @@ impl Core {
         }
     }
 
-    /// Forgets publications that no running transaction can need to find its rows again.
+    /// Forgets publications that no running transaction can need to find its rows again, and the oldest ones when all
+    /// of them together take too much memory.
     fn prune_recent(&self) {
         let oldest = self.running.lock().keys().next().copied().unwrap_or(u64::MAX);
-        for table in self.state.all_tables() {
+        let tables = self.state.all_tables();
+        let mut remembered: Vec<(u64, usize, &Arc<Table>)> = Vec::new();
+        for table in &tables {
             if table.inner.read().recent.is_empty() {
                 continue;
             }
             let mut inner = table.inner.write();
             while inner.recent.front().is_some_and(|(_, order, _)| *order < oldest) {
                 inner.recent.pop_front();
+            }
+            remembered.extend(inner.recent.iter().map(|(_, order, prepared)| (*order, prepared.bytes, table)));
+        }
+        let mut bytes: usize = remembered.iter().map(|(_, bytes, _)| bytes).sum();
+        if bytes <= self.options.recent_bytes {
+            return;
+        }
+        remembered.sort_unstable_by_key(|(order, ..)| *order);
+        for (order, of_it, table) in remembered {
+            if bytes <= self.options.recent_bytes {
+                break;
+            }
+            bytes -= of_it;
+            let mut inner = table.inner.write();
+            if inner.recent.pop_front_if(|(_, first, _)| *first == order).is_some() {
+                // A transaction began before this publication if its number is less.
+                inner.forgotten = order;
             }
         }
     }

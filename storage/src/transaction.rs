@@ -15,11 +15,13 @@
 //! # Invariants
 //! - TX-1 staged files of a transaction that ends without committing them are removed
 //!   (`staged_files_of_a_rollback_are_removed`, `a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback`,
-//!   `a_statement_that_goes_while_it_spills_leaves_no_files`); when the outcome is unknown they stay, and the next start decides.
+//!   `a_statement_that_goes_while_it_spills_leaves_no_files`); when the outcome is unknown they stay, and the next
+//!   start decides.
 //! - TX-2 keys that a caller gives are kept or refused, never replaced (`given_hidden_keys_are_kept_or_refused`).
 //! - TX-3 a transaction runs, commits and ends, in this order and each once. What ends a commit goes with the write set
-//!   ([`Ending`]), so locks are kept until the outcome is known, whoever waits for it, and a commit whose caller goes before
-//!   its write set is ordered is a rollback (`tests/cancelled.rs`: `a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`,
+//!   ([`Ending`]), so locks are kept until the outcome is known, whoever waits for it, and a commit whose caller goes
+//!   before its write set is ordered is a rollback (`tests/cancelled.rs`:
+//!   `a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided`,
 //!   `a_commit_whose_caller_goes_before_it_is_ordered_is_a_rollback`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -68,6 +70,8 @@ pub struct Transaction {
 pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     number: u64,
+    /// When the snapshot was taken, in [`State::order`](crate::state::State::order).
+    began: AtomicU64,
     snapshot: RwLock<CommitTs>,
     read_only: bool,
     request: Option<RequestId>,
@@ -93,8 +97,8 @@ enum Phase {
     Ended,
 }
 
-/// The end of a transaction whose commit has begun. It goes with the write set, from the session to the sequencer and on to
-/// where the log entry is applied; whoever knows the outcome, or is the last to hold it, ends the transaction.
+/// The end of a transaction whose commit has begun. It goes with the write set, from the session to the sequencer and
+/// on to where the log entry is applied; whoever knows the outcome, or is the last to hold it, ends the transaction.
 #[derive(Debug)]
 pub(crate) struct Ending {
     shared: Arc<Shared>,
@@ -145,6 +149,7 @@ impl Transaction {
             shared: Arc::new(Shared {
                 core,
                 number,
+                began: AtomicU64::new(number),
                 snapshot: RwLock::new(snapshot),
                 read_only: options.read_only,
                 request: options.request,
@@ -179,7 +184,13 @@ impl Transaction {
     pub fn view(&self, schema: &Arc<StoredSchema>) -> Result<TableView> {
         self.check_running()?;
         self.shared.core.check_readable(schema.table, self.snapshot_ts())?;
-        Ok(TableView::new(&self.shared.core, schema, self.snapshot_ts(), self.own(schema.table)))
+        let own = self.own(schema.table);
+        let replaces = own.as_ref().is_some_and(TableWrites::replaces);
+        let view = TableView::new(&self.shared.core, schema, self.snapshot_ts(), own);
+        if replaces && let Some(table) = self.shared.core.state.table(schema.table) {
+            table.remembers(self.shared.began())?;
+        }
+        Ok(view)
     }
 
     /// What was written to a table so far. What has moved since is followed here once, for all later views.
@@ -223,7 +234,7 @@ impl Transaction {
         if keys.iter().any(|key| self.shared.core.sequencer.newest(&table, key).is_some_and(|ts| ts > snapshot)) {
             return Err(Error::WriteConflict { table: table.id });
         }
-        Ok(())
+        table.remembers(self.shared.began())
     }
 
     async fn take_locks(&self, table: TableId, keys: &[RowKey]) -> Result<()> {
@@ -256,6 +267,8 @@ impl Transaction {
         }
         let core = &self.shared.core;
         let mut running = core.running.lock();
+        // Before the snapshot: what is applied in between is taken for later than it, and not the other way round.
+        self.shared.began.store(core.state.order.fetch_add(1, Ordering::AcqRel), Ordering::Release);
         let now = core.state.last();
         running.insert(self.shared.number, now);
         *self.shared.snapshot.write() = now;
@@ -309,13 +322,15 @@ impl Transaction {
             return Err(duplicate(row));
         }
         let snapshot = self.snapshot_ts();
-        if let Some(table) = self.shared.core.state.table(schema.table)
-            && keys.iter().any(|key| {
+        if let Some(table) = self.shared.core.state.table(schema.table) {
+            let written = keys.iter().any(|key| {
                 let mine = own.as_ref().is_some_and(|own| own.rows.contains_key(key));
                 !mine && self.shared.core.sequencer.newest(&table, key).is_some_and(|ts| ts > snapshot)
-            })
-        {
-            return Err(Error::WriteConflict { table: schema.table });
+            });
+            if written {
+                return Err(Error::WriteConflict { table: schema.table });
+            }
+            table.remembers(self.shared.began())?;
         }
         let encoded = RowCodec::new(Arc::clone(schema))?.encode(rows)?;
         self.edit(schema, |writes| {
@@ -530,6 +545,7 @@ impl Transaction {
         }
         let snapshot = self.snapshot_ts();
         let mut order = Box::new(CommitOrder {
+            began: self.shared.began(),
             snapshot,
             validated: snapshot,
             request: self.shared.request,
@@ -697,6 +713,10 @@ impl Shared {
         phase.must_be(from)?;
         *phase = to;
         Ok(())
+    }
+
+    fn began(&self) -> u64 {
+        self.began.load(Ordering::Acquire)
     }
 
     /// Lets go of everything that a transaction holds while it runs.

@@ -234,7 +234,12 @@ enum Source {
 }
 
 impl TableView {
-    pub(crate) fn new(core: &Arc<Core>, schema: &Arc<StoredSchema>, at: CommitTs, mut own: Option<TableWrites>) -> Self {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        schema: &Arc<StoredSchema>,
+        at: CommitTs,
+        mut own: Option<TableWrites>,
+    ) -> Self {
         let table = core.state.table_or_new(schema.table);
         let (published, masks, row_pin, recent) = {
             let inner = table.inner.read();

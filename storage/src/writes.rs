@@ -63,6 +63,8 @@ pub(crate) struct TableWrites {
     /// Rows of `rows` that are not in `superseded` yet.
     unplaced: Vec<RowKey>,
     followed: u64,
+    /// Whether any row is superseded, in whichever tier.
+    replaces: bool,
 }
 
 /// Publications with their epochs, oldest first.
@@ -82,6 +84,7 @@ impl TableWrites {
             superseded: RowsOfFiles::new_sync(),
             unplaced: Vec::new(),
             followed: 0,
+            replaces: false,
         }
     }
 
@@ -94,7 +97,10 @@ impl TableWrites {
         match self.rows.get(&key) {
             Some(old) => self.bytes -= Self::weight(&key, old),
             // A row that is written again keeps its predecessor.
-            None if write.predecessor != Predecessor::Nothing => self.unplaced.push(key.clone()),
+            None if write.predecessor != Predecessor::Nothing => {
+                self.unplaced.push(key.clone());
+                self.replaces = true;
+            }
             None => {}
         }
         self.bytes += Self::weight(&key, &write);
@@ -116,21 +122,26 @@ impl TableWrites {
             && self.hidden.is_empty()
     }
 
+    /// Whether rows are superseded whose places must be known.
+    pub(crate) fn replaces(&self) -> bool {
+        self.replaces
+    }
+
     /// Columnar rows that this transaction has superseded, where they lie after the publications that were followed.
     pub(crate) fn superseded(&self) -> &RowsOfFiles {
         &self.superseded
     }
 
-    /// The publications to be followed, if something has changed: merges have moved rows, flushes have made columnar ones of
-    /// rows that lay in the row tier, or rows were written.
+    /// The publications to be followed, if something has changed: merges have moved rows, flushes have made columnar
+    /// ones of rows that lay in the row tier, or rows were written.
     pub(crate) fn to_follow(&self, table: &TableInner) -> Option<Publications> {
         let newest = table.recent.back().map_or(0, |(epoch, ..)| *epoch);
         let behind = newest > self.followed || !self.unplaced.is_empty();
         behind.then(|| table.recent.iter().map(|(epoch, _, prepared)| (*epoch, Arc::clone(prepared))).collect())
     }
 
-    /// Finds the places of rows that publications have moved, and of those written lately. Takes all publications since the
-    /// transaction began. Returns how many written rows were looked at.
+    /// Finds the places of rows that publications have moved, and of those written lately. Takes all publications since
+    /// the transaction began. Returns how many written rows were looked at.
     pub(crate) fn follow(&mut self, publications: &[(u64, Arc<Prepared>)]) -> usize {
         let mut visited = 0;
         let unplaced = std::mem::take(&mut self.unplaced);

@@ -261,3 +261,61 @@ async fn writers_are_told_of_the_reader_that_stops_them() {
     write(next).await.expect("there is room");
     assert!(contents(&past).await.is_empty());
 }
+
+/// Storage rule 9: what is known of recent commits is bounded, and beyond it transactions fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_older_than_what_is_remembered_is_refused() {
+    let mut options = quiet(Path::new("/data"));
+    options.recent_bytes = 8 << 10;
+    let store = on(&SimDisk::new(), options).await;
+    let schema = schema();
+    create(&store, &schema).await;
+    let other = schema_of(base::TableId(1001));
+    create(&store, &other).await;
+    for schema in [&schema, &other] {
+        let setup = begin(&store).await;
+        setup.insert(schema, &rows(schema, &[(1, "old"), (2, "old"), (3, "old"), (4, "old")])).await.expect("insert");
+        setup.commit().await.expect("commit");
+    }
+    store.flush(None).await.expect("flush");
+    let too_old = |outcome: storage::Result<()>, what: &str| {
+        let error = outcome.expect_err(what);
+        assert!(matches!(error, storage::Error::SnapshotTooOld { .. }), "{what}: {error}");
+        assert_eq!(error.sqlstate().to_string(), "40001", "{what}");
+    };
+    let (reader, late, writer, inserter) =
+        (begin(&store).await, begin(&store).await, begin(&store).await, begin(&store).await);
+    let before = contents(&reader.view(&schema).expect("view")).await;
+    update(&writer, &schema, &[(1, "writer")]).await.expect("update");
+    update(&inserter, &other, &[(1, "other")]).await.expect("update");
+    // Enough to be forgotten of the one table, and less than that of the other.
+    for round in 0..10_i64 {
+        let filler = begin(&store).await;
+        let many: Vec<(i64, &str)> = (0..100).map(|n| (1_000 * (round + 1) + n, "filler")).collect();
+        filler.insert(&schema, &rows(&schema, &many)).await.expect("insert");
+        update(&filler, &schema, &[(2, "filler")]).await.expect("update");
+        filler.commit().await.expect("a young transaction is not concerned");
+        store.flush(None).await.expect("flush");
+        store.merge(schema.table).await.expect("merge");
+    }
+    // Background work forgets.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(contents(&reader.view(&schema).expect("view")).await, before, "who only reads is not concerned");
+    too_old(writer.view(&schema).map(drop), "a view over own writes");
+    too_old(writer.commit().await.map(drop), "a commit");
+    let refused = update(&late, &schema, &[(2, "late")]).await.expect_err("a row that was written since");
+    assert_eq!(refused.sqlstate().to_string(), "40001", "{refused}");
+    too_old(update(&late, &schema, &[(3, "late")]).await, "a row that was not");
+    too_old(late.insert(&schema, &rows(&schema, &[(900, "late")])).await, "a new row");
+    // With a new snapshot it is as young as any.
+    late.refresh_snapshot().expect("nothing is written");
+    update(&late, &schema, &[(3, "late")]).await.expect("update");
+    late.commit().await.expect("commit");
+    inserter.commit().await.expect("the other table is remembered");
+    let again = begin(&store).await;
+    update(&again, &schema, &[(1, "again"), (2, "again")]).await.expect("update");
+    again.commit().await.expect("commit");
+    let all = now(&store, &schema).await;
+    assert_eq!((all.len(), all[&1].as_str(), all[&3].as_str()), (1_004, "again", "late"));
+    assert_eq!(now(&store, &other).await[&1], "other");
+}

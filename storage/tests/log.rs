@@ -271,7 +271,8 @@ async fn versions_and_files_that_nobody_reads_go() {
         let mut reader = None;
         for round in 0..4_i64 {
             let number = life * 4 + round;
-            // Files to adopt, rows to write and rows to close: a flush commits twice to one dataset and once to the other.
+            // Files to adopt, rows to write and rows to close: a flush commits twice to one dataset and once to the
+            // other.
             let loaded: Vec<(i64, &str)> = (0..20).map(|n| (1_000 * (number + 1) + n, "loaded")).collect();
             let transaction = begin(&store).await;
             let mut writer = transaction.bulk(&schema).expect("bulk");

@@ -19,8 +19,8 @@
 //!   `tests/backup.rs::every_damage_is_found`.
 //! - BACKUP-3 a backup that was interrupted is not taken for one, and does not spoil the one before it:
 //!   `tests/backup.rs::an_interrupted_backup_is_refused`,
-//!   `tests/backup.rs::a_backup_that_dies_leaves_the_one_before_it_whole`. Whoever stops waiting for a backup interrupts it while objects
-//!   are copied; the manifest and what follows it are written to the end.
+//!   `tests/backup.rs::a_backup_that_dies_leaves_the_one_before_it_whole`. Whoever stops waiting for a backup
+//!   interrupts it while objects are copied; the manifest and what follows it are written to the end.
 //! - BACKUP-4 a restored database and its original cannot own one column tier: the restored one is a cluster of its
 //!   own, and takes an empty location only (`tests/backup.rs::a_restored_database_is_another_one`).
 //!
@@ -258,8 +258,9 @@ async fn open_when_free(url: &str, disk: Arc<dyn runtime::Disk>) -> columns::Res
     Depot::open(url, disk).await
 }
 
-/// Where the checkpoint of a backup lies. What it holds tells it apart: when nothing was committed since the backup before,
-/// rows may still have moved to the column tier, and that one needs its own checkpoint until the new manifest is there.
+/// Where the checkpoint of a backup lies. What it holds tells it apart: when nothing was committed since the backup
+/// before, rows may still have moved to the column tier, and that one needs its own checkpoint until the new manifest
+/// is there.
 fn checkpoint_path(at: CommitTs, digest: &Digest) -> String {
     format!("{CHECKPOINT}{}-{:032x}", at.0, digest.hash)
 }
@@ -352,7 +353,8 @@ impl Copier {
         Ok(paths)
     }
 
-    /// Writes the checkpoint and the manifest of a backup whose objects are copied, and removes what the one before it had.
+    /// Writes the checkpoint and the manifest of a backup whose objects are copied, and removes what the one before it
+    /// had.
     async fn finish(
         &mut self,
         core: &Core,
