@@ -1,5 +1,5 @@
 //! The shape of the repository, checked as tests: who may depend on whom, who owns the large dependencies, which paths
-//! the documents name, and what every crate says and inherits.
+//! the documents name, the figures they quote, and what every crate says and inherits.
 //!
 //! # How it works
 //! [`EDGES`] is the map of `ARCHITECTURE.md`. An edge that is not in it fails the test, with a sentence that says so;
@@ -7,6 +7,9 @@
 //!
 //! # Not here
 //! Formatting and lints: `make fix` and the compiler see to those.
+
+#[cfg(test)]
+mod evidence;
 
 /// Crate, and the crates of this repository that it may use. Tools for tests may use everything.
 pub const EDGES: &[(&str, &[&str])] = &[
@@ -203,6 +206,21 @@ mod tests {
         // Generated folders are named before they are made.
         let generated = ["build/", "lattice-data", "target/"].iter().any(|prefix| target.starts_with(prefix));
         generated || root().join(target).exists() || folder.join(target).exists()
+    }
+
+    #[test]
+    fn figures_in_documents_are_current() {
+        let mut faults = Vec::new();
+        for path in files(&root(), &["md"]) {
+            let there = std::fs::read_to_string(root().join(&path)).unwrap();
+            match evidence::rendered(&there, &root().join("docs/evidence")) {
+                Ok(page) if page == there => {}
+                Ok(page) if std::env::var_os("LATTICE_BLESS").is_some() => std::fs::write(root().join(&path), page).unwrap(),
+                Ok(_) => faults.push(format!("{}: its tables are stale: run this test with LATTICE_BLESS=1", path.display())),
+                Err(error) => faults.push(format!("{}: {error}", path.display())),
+            }
+        }
+        assert!(faults.is_empty(), "\n{}", faults.join("\n"));
     }
 
     #[test]
