@@ -36,6 +36,7 @@ mod sealed;
 mod sequencer;
 mod state;
 mod store;
+mod timekeeper;
 mod transaction;
 mod validate;
 mod verify;

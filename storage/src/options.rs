@@ -49,6 +49,8 @@ pub struct StoreOptions {
     pub dropped_retention_ms: u64,
     /// With less free space than this on the disk of `data`, writes are refused and what is left is for flushes.
     pub low_water_bytes: u64,
+    /// How far ahead the wall clock may jump before its time is refused; 0 for any distance.
+    pub clock_jump_ms: u64,
     /// Only look: the column tier is left as it is, and background work rests. The disk should be one that forgets what is
     /// written ([`runtime::OverlayDisk`]), since a start writes to the log.
     pub inspect: bool,
@@ -75,6 +77,7 @@ impl StoreOptions {
             merge_files: 8,
             dropped_retention_ms: 7 * 24 * 3_600_000,
             low_water_bytes: 256 << 20,
+            clock_jump_ms: 3_600_000,
             inspect: false,
             on_fatal: None,
         }

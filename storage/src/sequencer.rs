@@ -40,11 +40,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use rows::RowOp;
-use runtime::Clock;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Commit, Publish, TableEffects};
 use crate::state::{Prepared, State, Table};
+use crate::timekeeper::Timekeeper;
 use crate::transaction::Ending;
 use crate::{Error, Result, TransactionHeader};
 
@@ -149,7 +149,7 @@ struct Shared {
 }
 
 impl Sequencer {
-    pub(crate) fn start(state: Arc<State>, raft: raft::Raft, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) fn start(state: Arc<State>, raft: raft::Raft, clock: Timekeeper) -> Result<Self> {
         let (orders, receiver) = unbounded();
         let shared = Arc::new(Shared {
             state,
@@ -264,7 +264,7 @@ struct Worker {
     raft: raft::Raft,
     /// The leadership under which commits are checked.
     term: Term,
-    clock: Arc<dyn Clock>,
+    clock: Timekeeper,
     runtime: tokio::runtime::Handle,
     last: CommitTs,
     permit: Sender<()>,
@@ -378,9 +378,9 @@ impl Worker {
         }
     }
 
-    fn stamp(&mut self) -> CommitTs {
-        self.last = self.last.next().max(self.clock.now());
-        self.last
+    fn stamp(&mut self) -> Result<CommitTs> {
+        self.last = self.last.next().max(self.clock.now()?);
+        Ok(self.last)
     }
 
     fn admit(&mut self, mut order: Box<CommitOrder>, reply: oneshot::Sender<Reply>, group: &mut Group) {
@@ -400,10 +400,10 @@ impl Worker {
                 // If nobody waits any more, the order ends here, and with it the transaction.
                 let _ = reply.send(Reply::Validate(order));
             }
-            Ok(addresses) => {
-                let ts = self.stamp();
-                self.enlist(*order, reply, addresses, ts, group);
-            }
+            Ok(addresses) => match self.stamp() {
+                Ok(ts) => self.enlist(*order, reply, addresses, ts, group),
+                Err(error) => Decision { ending: order.ending, reply }.tell(Err(error)),
+            },
         }
     }
 

@@ -18,6 +18,7 @@ use crate::folder::Folder;
 use crate::locks::Locks;
 use crate::sequencer::{Order, Sequencer};
 use crate::state::{State, Table};
+use crate::timekeeper::Timekeeper;
 use crate::transaction::Transaction;
 use crate::view::TableView;
 use crate::{BeginOptions, Error, OnFatal, Result, StoreOptions, StoreStats, TableInfo};
@@ -130,7 +131,9 @@ impl Store {
         } else {
             Compactor::recover(&state, &columns).await?
         };
-        let sequencer = Sequencer::start(Arc::clone(&state), raft.clone(), Arc::clone(&runtime.clock))?;
+        let jump_max = (options.clock_jump_ms > 0).then(|| Duration::from_millis(options.clock_jump_ms));
+        let clock = Timekeeper::new(Arc::clone(&runtime.clock), jump_max, state.last())?;
+        let sequencer = Sequencer::start(Arc::clone(&state), raft.clone(), clock)?;
         let core = Arc::new(Core {
             options,
             runtime,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base::{Classify, CommitTs, SqlState};
 use common::*;
 use lattice_storage as storage;
-use runtime::{DiskOp, Fault, FaultError, ManualClock, Runtime, SimDisk};
+use runtime::{Clock as _, DiskOp, Fault, FaultError, ManualClock, Runtime, SimDisk};
 use storage::{OnFatal, Store, StoreOptions};
 
 fn small() -> StoreOptions {
@@ -318,4 +318,44 @@ async fn a_transaction_older_than_what_is_remembered_is_refused() {
     let all = now(&store, &schema).await;
     assert_eq!((all.len(), all[&1].as_str(), all[&3].as_str()), (1_004, "again", "late"));
     assert_eq!(now(&store, &other).await[&1], "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jump_of_the_clock_reaches_no_commit() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new(CommitTs(1_700_000_000_000_000)));
+    let open = || Store::open(Runtime::simulated(clock.clone(), disk.clone()), small());
+    let store = open().await.expect("opens");
+    let schema = schema();
+    create(&store, &schema).await;
+    let insert = async |store: &Store, id| {
+        let transaction = begin(store).await;
+        transaction.insert(&schema, &rows(&schema, &[(id, "x")])).await.expect("insert");
+        transaction.commit().await
+    };
+    insert(&store, 1).await.expect("commit");
+    let right = clock.now();
+    let tomorrow = CommitTs(right.0 + 86_400_000_000);
+    clock.set_wall(tomorrow);
+    let error = insert(&store, 2).await.expect_err("a jump");
+    assert!(error.to_string().contains("jumped 24 h ahead"), "{error}");
+    // Reads go on, other work goes on, and commits when the clock is right again.
+    assert_eq!(now(&store, &schema).await.len(), 1);
+    store.flush(None).await.expect("flush");
+    clock.set_wall(right);
+    insert(&store, 3).await.expect("commit");
+    // A restart takes the new time, and then the old one is refused.
+    store.shutdown().await.expect("shutdown");
+    drop(store);
+    // The lock of the column tier goes with the last task that holds it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    clock.set_wall(tomorrow);
+    let store = open().await.expect("opens");
+    assert!(insert(&store, 4).await.expect("commit") >= tomorrow);
+    store.shutdown().await.expect("shutdown");
+    drop(store);
+    // The lock of the column tier goes with the last task that holds it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    clock.set_wall(right);
+    let error = open().await.expect_err("behind").to_string();
+    assert!(error.contains("24 h later") && error.contains("storage.clock_jump"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::CommitTs;
 use parking_lot::Mutex;
@@ -11,20 +11,20 @@ use parking_lot::Mutex;
 pub trait Clock: Debug + Send + Sync {
     /// Wall time in microseconds since the Unix epoch. It may jump in either direction.
     fn now(&self) -> CommitTs;
-    /// Time since some fixed moment. It never goes back.
+    /// Time since some fixed moment, including time that the machine slept. It never goes back.
     fn monotonic(&self) -> Duration;
 }
 
 /// The clock of the machine.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Duration,
 }
 
 impl SystemClock {
     /// A clock whose monotonic time starts now.
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 }
 
@@ -45,8 +45,19 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        since_boot().saturating_sub(self.start)
     }
+}
+
+/// Unlike [`std::time::Instant`] on Linux, this goes on while the machine is suspended: a laptop that wakes up has not seen
+/// its clock jump.
+#[allow(unsafe_code, reason = "the standard library does not offer this clock")]
+fn since_boot() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a valid timespec, which the call fills.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    debug_assert_eq!(done, 0, "every Linux since 2.6.39 has this clock");
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// A clock that stands still until it is moved. Clones share the time.
