@@ -1,4 +1,7 @@
 //! `INSERT … ON CONFLICT`.
+//!
+//! Every arbiter looks up its keys for all rows of a batch; then the rows are walked in order. A row meets what was there before
+//! and the rows of the statement that were inserted or changed before it, not those that were left out.
 
 use std::sync::Arc;
 
@@ -51,8 +54,17 @@ impl Arbiter {
 pub(super) struct Conflict {
     arbiters: Vec<Arbiter>,
     update: Option<Update>,
-    /// Rows this statement inserted or changed.
+    /// Keys of the rows this statement inserted or changed.
     met: Met,
+}
+
+/// A row's key for one arbiter.
+struct Proposal {
+    key: RowKey,
+    /// The same, told from the keys of other arbiters.
+    met: RowKey,
+    /// The row that has it already.
+    there: Option<Found>,
 }
 
 struct Update {
@@ -167,45 +179,29 @@ impl Conflict {
         let columns = writer.stored_columns(visible)?;
         writer.check(&columns)?;
         let rows = columns.first().map_or(0, |array| array.len());
-        let table = writer.table.clone();
-        let mut fresh = vec![true; rows];
+        let proposals = self.look_up(writer, &columns).await?;
+        let mut new: Vec<usize> = Vec::new();
         let mut existing: Vec<(usize, Found, RowKey)> = Vec::new();
-        for arbiter in self.arbiters.clone() {
-            let keys = arbiter.keys(writer, &columns)?;
-            let wanted: Vec<RowKey> = keys.iter().flatten().cloned().collect();
-            let schema = arbiter.schema(&table);
-            // Whoever holds the key decides first; afterwards the answer cannot change.
-            writer.txn.storage.lock(schema.table, &wanted).await.map_err(Error::classified)?;
-            let view = writer.txn.storage.view(schema).map_err(Error::classified)?;
-            let mut found = view.find(&wanted).await.map_err(Error::classified)?.into_iter();
-            for (row, key) in keys.iter().enumerate() {
-                let Some(key) = key else { continue };
-                let there = found.next().flatten();
-                let mut tagged = schema.table.0.to_be_bytes().to_vec();
-                tagged.extend_from_slice(key.as_bytes());
-                let first = self.met.insert(&RowKey(tagged.into()));
-                match there {
-                    Some(there) => {
-                        if self.update.is_some() {
-                            if !first {
-                                return Err(twice());
-                            }
-                            existing.push((row, there, key.clone()));
-                        }
-                        fresh[row] = false;
-                    }
-                    None if !first => {
-                        if self.update.is_some() {
-                            return Err(twice());
-                        }
-                        fresh[row] = false;
-                    }
-                    None => {}
+        for row in 0..rows {
+            let keys: Vec<&Proposal> = proposals.iter().filter_map(|of_arbiter| of_arbiter[row].as_ref()).collect();
+            let there = keys.iter().find_map(|proposal| proposal.there.map(|there| (there, proposal.key.clone())));
+            let again = keys.iter().any(|proposal| self.met.contains(&proposal.met));
+            if self.update.is_some() && again {
+                return Err(twice());
+            }
+            if self.update.is_some() || (there.is_none() && !again) {
+                // A row that is left out takes no key from the rows behind it.
+                for proposal in &keys {
+                    self.met.insert(&proposal.met);
                 }
+            }
+            match there {
+                Some((there, key)) if self.update.is_some() => existing.push((row, there, key)),
+                None if !again => new.push(row),
+                _ => {}
             }
         }
         let mut written = Vec::new();
-        let new: Vec<usize> = (0..rows).filter(|&row| fresh[row]).collect();
         if !new.is_empty() {
             written.push(writer.insert_stored(pick(&columns, &new)?).await?);
         }
@@ -215,6 +211,28 @@ impl Conflict {
             }
         }
         Ok(written)
+    }
+
+    /// What each arbiter has to say about each row: its key, locked, and the row that holds it already.
+    async fn look_up(&self, writer: &TableWriter, columns: &[ArrayRef]) -> Result<Vec<Vec<Option<Proposal>>>> {
+        let mut proposals = Vec::with_capacity(self.arbiters.len());
+        for arbiter in &self.arbiters {
+            let keys = arbiter.keys(writer, columns)?;
+            let wanted: Vec<RowKey> = keys.iter().flatten().cloned().collect();
+            let schema = arbiter.schema(&writer.table);
+            // Whoever holds the key decides first; afterwards the answer cannot change.
+            writer.txn.storage.lock(schema.table, &wanted).await.map_err(Error::classified)?;
+            let view = writer.txn.storage.view(schema).map_err(Error::classified)?;
+            let mut found = view.find(&wanted).await.map_err(Error::classified)?.into_iter();
+            let of_rows = keys.into_iter().map(|key| {
+                let key = key?;
+                let mut tagged = schema.table.0.to_be_bytes().to_vec();
+                tagged.extend_from_slice(key.as_bytes());
+                Some(Proposal { there: found.next().flatten(), met: RowKey(tagged.into()), key })
+            });
+            proposals.push(of_rows.collect());
+        }
+        Ok(proposals)
     }
 
     async fn change(&self, writer: &mut TableWriter, columns: &[ArrayRef], existing: &[(usize, Found, RowKey)]) -> Result<Option<Vec<ArrayRef>>> {

@@ -382,7 +382,11 @@ impl Met {
         keys.iter().enumerate().filter(|(_, key)| self.0.insert((*key).clone())).map(|(row, _)| row).collect()
     }
 
-    pub(super) fn insert(&mut self, key: &RowKey) -> bool {
-        self.0.insert(key.clone())
+    pub(super) fn contains(&self, key: &RowKey) -> bool {
+        self.0.contains(key)
+    }
+
+    pub(super) fn insert(&mut self, key: &RowKey) {
+        self.0.insert(key.clone());
     }
 }
