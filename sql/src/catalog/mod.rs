@@ -29,7 +29,7 @@ pub(crate) use bootstrap::{
 pub(crate) use cache::CatalogCache;
 pub(crate) use objects::{
     Action, Check, Column, ForeignKey, Identity, Index, IndexEntry, Object, ObjectId, PrimaryKey, SchemaObject, Sequence, Table, TableEntry,
-    UniqueKey, View,
+    UniqueKey, View, ViewRead,
 };
 pub(crate) use typing::SqlType;
 pub(crate) use writer::CatalogWriter;

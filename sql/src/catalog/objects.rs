@@ -235,10 +235,29 @@ pub(crate) struct View {
     pub(crate) depends: Vec<ObjectId>,
     /// The search path it was defined under.
     pub(crate) path: Vec<String>,
+    /// What the names in the query mean. Absent from views that were made before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reads: Option<Vec<ViewRead>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) comment: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) column_comments: Vec<(String, String)>,
+}
+
+/// What a name in a view's query means, found when the view was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ViewRead {
+    /// The name as the query has it, folded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) schema: Option<String>,
+    pub(crate) name: String,
+    /// The text of its AS OF, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moment: Option<String>,
+    /// The object.
+    pub(crate) id: ObjectId,
+    /// The columns it had.
+    pub(crate) columns: Vec<String>,
 }
 
 /// A sequence. Its position is a durable counter of the store, outside transactions, as in PostgreSQL.

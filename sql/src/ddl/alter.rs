@@ -679,6 +679,15 @@ async fn rebuild(scope: &Scope, table: &Arc<TableEntry>, mut def: Table, values:
         }
         writer.replace(Object::Table(child)).await?;
     }
+    for view in writer.catalog().dependents(old_id) {
+        let Relation::View(view) = view else { continue };
+        let mut view = view.as_ref().clone();
+        let reads = view.reads.iter_mut().flatten().map(|read| &mut read.id);
+        for id in view.depends.iter_mut().chain(reads).filter(|id| **id == old_id) {
+            *id = new_id_;
+        }
+        writer.replace(Object::View(view)).await?;
+    }
     txn.set_catalog(writer.catalog().clone());
     let inner = scope.with_catalog(writer.catalog().clone());
     crate::dml::insert::insert_plan(&inner, &entry, plan).await?;

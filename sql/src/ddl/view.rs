@@ -1,4 +1,6 @@
-//! Views: the query's text, its columns, and what it reads.
+//! Views: the query's text, its columns, and what its names mean.
+//!
+//! A view over temporary tables or views is temporary itself, as in PostgreSQL.
 
 use base::SqlState;
 use datafusion::logical_expr::LogicalPlan;
@@ -6,27 +8,30 @@ use datafusion::logical_expr::LogicalPlan;
 use super::{needed, new_id, schema, writer};
 use crate::catalog::{CatalogWriter, Object, ObjectId, Relation, SqlType, View};
 use crate::parse::statement as st;
-use crate::plan::{Binder, Overrides, Scope, client_schema, fold, relations_of};
+use crate::plan::{Binder, Overrides, Scope, client_schema, depends, fold};
 use crate::{Error, Result};
 
 pub(super) async fn create(scope: &Scope, create: &st::CreateView) -> Result<()> {
     let txn = scope.writing()?;
     let mut writer = writer(scope, txn);
+    let mut query = create.query.as_ref().clone();
+    let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
+    let reads = binder.reads(&query);
+    let depends = depends(&scope.catalog, &reads);
+    // What reads temporary tables goes when they go.
+    let temporary = create.temporary || depends.iter().any(|id| scope.is_temporary(*id));
     let (schema, name) = scope.split_name(&create.name)?;
-    let schema = schema::for_new(scope, &mut writer, schema.as_deref(), create.temporary).await?;
+    let schema = schema::for_new(scope, &mut writer, schema.as_deref(), temporary).await?;
     let existing = writer.catalog().relation(schema, &name).cloned();
     if existing.is_some() && create.if_not_exists {
         return Ok(());
     }
-    let mut query = create.query.as_ref().clone();
-    let binder = Binder::for_query(scope, &mut query, Overrides::default(), false).await?;
     let plan = binder.query(query)?;
     if !plan.get_parameter_fields()?.is_empty() {
         return Err(Error::state(SqlState::UNDEFINED_PARAMETER, "there are no parameters in a view"));
     }
     let plan = scope.state().optimize(&plan)?;
     let (columns, types) = output(&plan, &create.columns)?;
-    let depends = relations_of(scope, &create.query_text)?;
     let id = match &existing {
         Some(Relation::View(old)) if create.or_replace => {
             let keeps = old.columns.len() <= columns.len() && old.columns.iter().zip(&columns).all(|(old, new)| old == new);
@@ -52,7 +57,8 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateView) -> Result<()>
         columns,
         types,
         depends,
-        path: scope.full_path(),
+        path: scope.path.clone(),
+        reads: Some(reads),
         comment: None,
         column_comments: Vec::new(),
     };
@@ -95,4 +101,68 @@ pub(super) async fn drop(writer: &mut CatalogWriter<'_>, id: ObjectId, what: &st
         Box::pin(drop(writer, view.id(), view.name(), true)).await?;
     }
     writer.remove(id).await
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Principal;
+    use storage::{BeginOptions, Store, StoreOptions};
+
+    use crate::catalog::{CatalogWriter, Object, Relation};
+    use crate::{Engine, EngineOptions, Outcome, Session, SessionOptions};
+
+    async fn count(session: &Session, sql: &str) -> crate::Result<Vec<i64>> {
+        let mut found = Vec::new();
+        for outcome in session.run(sql).await? {
+            let Outcome::Rows(rows) = outcome else { continue };
+            for batch in rows.collect().await? {
+                let numbers = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64)?;
+                found.extend(numbers.as_any().downcast_ref::<arrow::array::Int64Array>().unwrap().values());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes views as they were before the catalog kept what their names mean.
+    async fn forget(engine: &Engine, store: &Store) {
+        let catalog = engine.inner.catalog.of(store, &store.snapshot()).await.unwrap();
+        let transaction = store.begin(BeginOptions::default()).await.unwrap();
+        let mut writer = CatalogWriter::new(&transaction, catalog.clone());
+        for relation in catalog.relations() {
+            if let Relation::View(view) = relation {
+                let mut view = view.as_ref().clone();
+                view.reads = None;
+                writer.replace(Object::View(view)).await.unwrap();
+            }
+        }
+        engine.inner.catalog.commit(&transaction).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn old_views_do_not_shift() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(runtime::Runtime::real(), StoreOptions::new(folder.path().to_owned())).await.unwrap();
+        let engine = Engine::open(store.clone(), EngineOptions::default()).await.unwrap();
+        let session = engine.session(Principal::admin(), SessionOptions::default());
+        session
+            .run(
+                "create table a (id int primary key); create table b (id int primary key, x int);
+                 insert into a values (1); insert into b values (1, 20);
+                 create view plain as select a.*, b.x from a join b on a.id = b.id;
+                 create view named (p, q) as select a.*, b.x from a join b on a.id = b.id",
+            )
+            .await
+            .unwrap();
+        forget(&engine, &store).await;
+        session.run("alter table a add column y int default 30").await.unwrap();
+        assert_eq!(count(&session, "select x from plain").await.unwrap(), [20]);
+        // Which of the columns `q` was cannot be told.
+        let error = count(&session, "select q from named").await.unwrap_err();
+        assert_eq!(error.sqlstate, base::SqlState::OBJECT_NOT_IN_STATE, "{error}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("CREATE OR REPLACE VIEW")));
+        // The reader's own tables are not the view's.
+        session.run("create temporary table b (id int, x int); insert into b values (1, 99)").await.unwrap();
+        assert_eq!(count(&session, "select x from plain").await.unwrap(), [20]);
+        store.shutdown().await.unwrap();
+    }
 }

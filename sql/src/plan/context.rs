@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DFSchema, ParamValues, ScalarValue, TableReference};
+use datafusion::common::{Column, DFSchema, ParamValues, ScalarValue, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
@@ -26,8 +26,8 @@ use sqlparser::ast::{self, Visit, VisitMut, Visitor, VisitorMut};
 use super::cache::{Notes, Slot};
 use super::functions::{FunctionScope, session_functions};
 use super::relation::{TimeTravel, system_time};
-use super::{fold, parse_query};
-use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, PG_CATALOG, Relation, TableEntry, View, information_schema, is_virtual_schema};
+use super::{fold, views};
+use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, Object, ObjectId, PG_CATALOG, Relation, TableEntry, View, ViewRead, information_schema, is_virtual_schema};
 use crate::engine::EngineInner;
 use crate::progress::Progress;
 use crate::scan::{HIDDEN, LatticeTable};
@@ -119,6 +119,12 @@ impl Scope {
         Self { catalog, lazy: Arc::default(), ..self.clone() }
     }
 
+    /// Whether a relation is temporary, whichever session's.
+    pub(crate) fn is_temporary(&self, id: ObjectId) -> bool {
+        let schema = self.catalog.relation_by_id(id).and_then(|relation| self.catalog.object(relation.schema()));
+        matches!(schema.map(AsRef::as_ref), Some(Object::Schema(schema)) if schema.session.is_some())
+    }
+
     /// Splits a name into schema and object, checking the catalog part.
     pub(crate) fn split_name(&self, name: &ast::ObjectName) -> Result<(Option<String>, String)> {
         let parts: Vec<String> = name
@@ -150,9 +156,14 @@ impl Scope {
 
     /// Finds a relation; `pg_temp` is the session's own schema.
     pub(crate) fn lookup(&self, schema: Option<&str>, name: &str) -> Option<&Relation> {
+        self.lookup_in(&self.catalog, schema, name)
+    }
+
+    /// The same in the catalog of another moment.
+    fn lookup_in<'a>(&self, catalog: &'a Catalog, schema: Option<&str>, name: &str) -> Option<&'a Relation> {
         let temporary = self.temporary_schema();
         let schema = schema.map(|schema| if schema == "pg_temp" { temporary.as_str() } else { schema });
-        self.catalog.find(schema, name, &self.full_path())
+        catalog.find(schema, name, &self.full_path())
     }
 
     /// Finds a relation of any kind, or fails as PostgreSQL does.
@@ -219,6 +230,10 @@ pub(super) struct Core {
     pub(super) rows: Option<LogicalPlan>,
     /// System columns can be named.
     hidden: bool,
+    /// The view whose query is planned: it says what names mean.
+    view: Option<Arc<View>>,
+    /// The text of the AS OF that names are looked up under.
+    moment: Option<String>,
     depth: usize,
 }
 
@@ -244,7 +259,7 @@ impl Binder {
 
     /// A binder where some names mean given rows.
     pub(crate) fn with(scope: &Scope, overrides: Overrides, hidden: bool) -> Self {
-        Self::from_core(Core { scope: scope.clone(), moments: Arc::default(), overrides, rows: None, hidden, depth: 0 })
+        Self::from_core(Core { scope: scope.clone(), moments: Arc::default(), overrides, rows: None, hidden, view: None, moment: None, depth: 0 })
     }
 
     /// A binder for a query over given rows, which it calls [`ROWS`].
@@ -281,7 +296,16 @@ impl Binder {
             let catalog = scope.engine().catalog.of(store, &snapshot).await?;
             moments.insert(text, (catalog, Reader::Snapshot(snapshot)));
         }
-        let binder = Self::from_core(Core { scope: scope.clone(), moments: Arc::new(moments), overrides, rows, hidden, depth: 0 });
+        let binder = Self::from_core(Core {
+            scope: scope.clone(),
+            moments: Arc::new(moments),
+            overrides,
+            rows,
+            hidden,
+            view: None,
+            moment: None,
+            depth: 0,
+        });
         binder.prepare(query)?;
         Ok(binder)
     }
@@ -298,11 +322,16 @@ impl Binder {
     /// The visible columns of a table by name; `None` for anything else.
     fn visible(&self, name: &ast::ObjectName) -> Option<Vec<String>> {
         let (schema, table) = self.core.scope.split_name(name).ok()?;
-        match self.core.scope.lookup(schema.as_deref(), &table) {
-            Some(Relation::Table(entry)) => Some(entry.arrow.fields().iter().map(|field| field.name().clone()).collect()),
-            Some(Relation::View(view)) => Some(view.columns.clone()),
+        match self.core.find(schema.as_deref(), &table, None)? {
+            (Relation::Table(_) | Relation::View(_), Some(columns)) => Some(columns.to_vec()),
+            (relation @ (Relation::Table(_) | Relation::View(_)), None) => Some(views::columns(relation)),
             _ => None,
         }
+    }
+
+    /// What the names of a query mean here, for a view to keep.
+    pub(crate) fn reads(&self, query: &ast::Query) -> Vec<ViewRead> {
+        views::reads(&self.core, query)
     }
 
     pub(crate) fn scope(&self) -> &Scope {
@@ -474,7 +503,8 @@ fn has_placeholder(expr: &ast::Expr) -> bool {
 #[derive(Default)]
 struct Seen {
     moments: Vec<(String, ast::Expr)>,
-    names: Vec<ast::ObjectName>,
+    /// Names of tables, with the text of their AS OF.
+    names: Vec<(ast::ObjectName, Option<String>)>,
     hidden: bool,
     error: Option<Error>,
     views: Vec<u32>,
@@ -485,14 +515,18 @@ impl Visitor for Seen {
 
     fn pre_visit_table_factor(&mut self, factor: &ast::TableFactor) -> ControlFlow<()> {
         if let ast::TableFactor::Table { name, version, .. } = factor {
-            self.names.push(name.clone());
+            let mut moment = None;
             match version.as_ref().map(system_time) {
-                Some(Ok(expr)) => self.moments.push((expr.to_string(), expr)),
+                Some(Ok(expr)) => {
+                    moment = Some(expr.to_string());
+                    self.moments.push((expr.to_string(), expr));
+                }
                 Some(Err(error)) => {
                     self.error.get_or_insert(error);
                 }
                 None => {}
             }
+            self.names.push((name.clone(), moment));
         }
         ControlFlow::Continue(())
     }
@@ -513,19 +547,28 @@ impl Visitor for Seen {
 impl Seen {
     /// Visits a query and the views it names.
     fn query(&mut self, scope: &Scope, query: &ast::Query) -> Result<()> {
+        self.inside(scope, None, query)
+    }
+
+    /// Visits the query of a view, or one that is none.
+    fn inside(&mut self, scope: &Scope, view: Option<&View>, query: &ast::Query) -> Result<()> {
         let _ = query.visit(self);
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        for name in std::mem::take(&mut self.names) {
+        for (name, moment) in std::mem::take(&mut self.names) {
             let Ok((schema, name)) = scope.split_name(&name) else { continue };
-            if let Some(Relation::View(view)) = scope.lookup(schema.as_deref(), &name) {
+            let found = match view {
+                Some(view) => views::named(view, &scope.catalog, (schema.as_deref(), &name), moment.as_deref()).map(|(relation, _)| relation),
+                None => scope.lookup(schema.as_deref(), &name),
+            };
+            if let Some(Relation::View(view)) = found {
                 if !self.views.contains(&view.id) {
                     self.views.push(view.id);
                     // A view's own use of system columns does not expose them to the query.
                     let hidden = self.hidden;
                     let body = scope.catalog.view_query(view)?;
-                    self.query(scope, &body)?;
+                    self.inside(scope, Some(view), &body)?;
                     self.hidden = hidden;
                 }
             }
@@ -536,9 +579,31 @@ impl Seen {
 
 impl Core {
     /// The same at another moment.
-    pub(super) fn at(&self, catalog: Arc<Catalog>, reader: Reader) -> Core {
-        let scope = Scope { catalog, reader, ..self.scope.clone() };
-        Core { scope, moments: self.moments.clone(), overrides: Overrides::default(), rows: None, hidden: self.hidden, depth: self.depth }
+    pub(super) fn at(&self, moment: String, catalog: Arc<Catalog>, reader: Reader) -> Core {
+        Core {
+            scope: Scope { catalog, reader, ..self.scope.clone() },
+            moments: self.moments.clone(),
+            overrides: Overrides::default(),
+            rows: None,
+            hidden: self.hidden,
+            view: self.view.clone(),
+            moment: Some(moment),
+            depth: self.depth,
+        }
+    }
+
+    /// Finds a relation by name, at the moment with this text or at the query's own. The columns are given when a view says that
+    /// there are no others.
+    pub(super) fn find(&self, schema: Option<&str>, name: &str, moment: Option<&str>) -> Option<(&Relation, Option<&[String]>)> {
+        let catalog = match moment {
+            // A core at a moment has the catalog of that moment.
+            Some(text) if self.moment.as_deref() != Some(text) => &self.moments.get(text)?.0,
+            _ => &self.scope.catalog,
+        };
+        match &self.view {
+            Some(view) => views::named(view, catalog, (schema, name), moment),
+            None => self.scope.lookup_in(catalog, schema, name).map(|relation| (relation, None)),
+        }
     }
 
     /// Finds what a name means.
@@ -562,17 +627,20 @@ impl Core {
                 return Ok(provider_as_source(table));
             }
         }
-        match self.scope.lookup(reference.schema(), name) {
-            Some(Relation::Table(table)) => {
-                let table = LatticeTable::new(table.clone(), self.scope.reader.clone(), self.hidden)?;
+        match self.find(reference.schema(), name, self.moment.as_deref()) {
+            Some((Relation::Table(table), only)) => {
+                let table = LatticeTable::new(table.clone(), self.scope.reader.clone(), self.hidden, only)?;
                 Ok(provider_as_source(Arc::new(table)))
             }
-            Some(Relation::View(view)) => Ok(provider_as_source(Arc::new(ViewTable::new(self.view(view)?, Some(view.query.clone()))))),
-            Some(Relation::Sequence(sequence)) => {
+            Some((Relation::View(view), only)) => {
+                let plan = self.view(view, only.unwrap_or(view.columns.as_slice()))?;
+                Ok(provider_as_source(Arc::new(ViewTable::new(plan, Some(view.query.clone())))))
+            }
+            Some((Relation::Sequence(sequence), _)) => {
                 self.scope.notes.single();
                 Ok(provider_as_source(information_schema::sequence(&self.scope, sequence)?))
             }
-            Some(Relation::Index(index)) => {
+            Some((Relation::Index(index), _)) => {
                 Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is an index", index.def.name)))
             }
             None => {
@@ -594,8 +662,8 @@ impl Core {
         }
     }
 
-    /// A view's plan with its column names.
-    fn view(&self, view: &View) -> Result<LogicalPlan> {
+    /// A view's plan with its column names, those of `only`.
+    fn view(&self, view: &Arc<View>, only: &[String]) -> Result<LogicalPlan> {
         if self.depth >= VIEW_DEPTH_MAX {
             return Err(Error::state(SqlState::STATEMENT_TOO_COMPLEX, format!("views nest deeper than {VIEW_DEPTH_MAX} at \"{}\"", view.name)));
         }
@@ -609,17 +677,45 @@ impl Core {
             overrides: Overrides::default(),
             rows: None,
             hidden: seen.hidden,
+            view: Some(view.clone()),
+            moment: None,
             depth: self.depth + 1,
         });
         binder.prepare(&mut query)?;
         let plan = binder.query(query)?;
-        let names: Vec<_> = plan.schema().columns();
-        if names.len() < view.columns.len() {
-            return Err(Error::state(SqlState::OBJECT_NOT_IN_STATE, format!("view \"{}\" no longer fits the tables it reads", view.name)));
-        }
-        let renamed = names.into_iter().zip(&view.columns).map(|(column, name)| Expr::Column(column).alias(name));
+        let output = output_of(view, &plan)?;
+        let renamed = output
+            .into_iter()
+            .zip(&view.columns)
+            .filter(|(_, name)| only.contains(name))
+            .map(|(column, name)| Expr::Column(column).alias(name));
         Ok(LogicalPlanBuilder::from(plan).project(renamed.collect::<Vec<_>>())?.build()?)
     }
+}
+
+/// The columns of a view's query that are the view's, in the view's order.
+fn output_of(view: &View, plan: &LogicalPlan) -> Result<Vec<Column>> {
+    let columns = plan.schema().columns();
+    if columns.len() == view.columns.len() {
+        return Ok(columns);
+    }
+    // Only a view that does not know which columns its tables had can be here: a `*` in its query stands for more by now. The
+    // columns are those of the names the view has, if it gave none of its own.
+    let mut by_name: HashMap<&str, Vec<&Column>> = HashMap::new();
+    for column in &columns {
+        by_name.entry(super::names::strip(&column.name)).or_default().push(column);
+    }
+    view.columns
+        .iter()
+        .map(|name| match by_name.get(name.as_str()).map(Vec::as_slice) {
+            Some([column]) => Some((*column).clone()),
+            _ => None,
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| {
+            Error::state(SqlState::OBJECT_NOT_IN_STATE, format!("view \"{}\" no longer fits the tables it reads", view.name))
+                .with_hint("create it again with CREATE OR REPLACE VIEW, with the columns it is to have written out")
+        })
 }
 
 /// Writes `*` out where system columns are visible, so that it never returns them.
@@ -718,13 +814,10 @@ fn expand_wildcards(binder: &Binder, query: &mut ast::Query) -> Result<()> {
             if schema.is_none() && (self.defined.contains(&table) || self.core.overrides.contains_key(&table)) {
                 return None;
             }
-            let moment = version.and_then(|version| self.core.moments.get(&system_time(version).ok()?.to_string()));
-            let found = match moment {
-                Some((catalog, _)) => catalog.find(schema.as_deref(), &table, &self.core.scope.full_path()),
-                None => self.core.scope.lookup(schema.as_deref(), &table),
-            };
-            match found {
-                Some(Relation::Table(entry)) => Some(entry.arrow.fields().iter().map(|field| field.name().clone()).collect()),
+            let moment = version.and_then(|version| system_time(version).ok()).map(|moment| moment.to_string());
+            match self.core.find(schema.as_deref(), &table, moment.as_deref())? {
+                (Relation::Table(_), Some(columns)) => Some(columns.to_vec()),
+                (relation @ Relation::Table(_), None) => Some(views::columns(relation)),
                 _ => None,
             }
         }
@@ -853,22 +946,4 @@ impl ContextProvider for Binder {
     fn udwf_names(&self) -> Vec<String> {
         self.core.scope.state().window_functions().keys().cloned().collect()
     }
-}
-
-/// The relations a query reads, by id, for the dependencies of a view.
-pub(crate) fn relations_of(scope: &Scope, text: &str) -> Result<Vec<u32>> {
-    let query = parse_query(text)?;
-    let mut seen = Seen::default();
-    let _ = query.visit(&mut seen);
-    let mut found: Vec<u32> = seen
-        .names
-        .iter()
-        .filter_map(|name| {
-            let (schema, name) = scope.split_name(name).ok()?;
-            scope.lookup(schema.as_deref(), &name).map(Relation::id)
-        })
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
 }

@@ -16,17 +16,19 @@ mod names;
 mod relation;
 mod state;
 mod subqueries;
+mod views;
 
 use sqlparser::ast;
 
 pub(crate) use authorize::{RunnablePlan, authorize};
 pub(crate) use cache::{Notes, Planning, ReadyPlan, Slot, Stage, ready};
 pub(crate) use client::{ClientForm, client_schema};
-pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope, relations_of};
+pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope};
 pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};
 pub(crate) use functions::NEXT_IDENTITY;
 pub(crate) use state::base_state;
 pub(crate) use subqueries::SubqueryValues;
+pub(crate) use views::depends;
 
 use crate::Result;
 pub(crate) use crate::parse::fold;

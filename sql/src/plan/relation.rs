@@ -41,14 +41,15 @@ impl RelationPlanner for TimeTravel {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         let expr = system_time(version)?;
+        let moment = expr.to_string();
         let (catalog, reader) = self
             .core
             .moments
-            .get(&expr.to_string())
+            .get(&moment)
             .cloned()
             .ok_or_else(|| DataFusionError::from(Error::internal(format!("the moment {expr} was not pinned"))))?;
         let reference = context.object_name_to_table_reference(name.clone())?;
-        let source = self.core.at(catalog, reader).source(&reference)?;
+        let source = self.core.at(moment, catalog, reader).source(&reference)?;
         let plan = LogicalPlanBuilder::scan(reference, source, None)?.build()?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
     }

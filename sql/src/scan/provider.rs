@@ -88,9 +88,9 @@ impl fmt::Debug for LatticeTable {
 }
 
 impl LatticeTable {
-    /// Opens a table. With `hidden`, the system columns follow the visible ones.
-    pub(crate) fn new(entry: Arc<TableEntry>, reader: Reader, hidden: bool) -> Result<Self> {
-        Self::open(Arc::new(Shape::new(entry, hidden)), reader)
+    /// Opens a table. With `hidden`, the system columns follow the visible ones. With `only`, no other visible columns are there.
+    pub(crate) fn new(entry: Arc<TableEntry>, reader: Reader, hidden: bool, only: Option<&[String]>) -> Result<Self> {
+        Self::open(Arc::new(Shape::new(entry, hidden, only)), reader)
     }
 
     /// Opens a table of a kept plan.
@@ -166,15 +166,22 @@ impl LatticeTable {
 }
 
 impl Shape {
-    fn new(entry: Arc<TableEntry>, hidden: bool) -> Self {
-        let mut fields: Vec<Arc<Field>> = entry.arrow.fields().iter().cloned().collect();
-        let mut columns: Vec<ScanColumn> = entry.visible.iter().map(|&at| ScanColumn::Stored(at)).collect();
+    fn new(entry: Arc<TableEntry>, hidden: bool, only: Option<&[String]>) -> Self {
+        let shown: Vec<(usize, &Arc<Field>)> = entry
+            .visible
+            .iter()
+            .copied()
+            .zip(entry.arrow.fields())
+            .filter(|(_, field)| only.is_none_or(|only| only.contains(field.name())))
+            .collect();
+        let mut fields: Vec<Arc<Field>> = shown.iter().map(|(_, field)| Arc::clone(field)).collect();
+        let mut columns: Vec<ScanColumn> = shown.iter().map(|(at, _)| ScanColumn::Stored(*at)).collect();
         // The key makes rows unique to the planner (functional dependencies of GROUP BY).
-        let key: Vec<usize> = match &entry.def.primary_key {
-            Some(_) => entry.stored.key.iter().filter_map(|at| entry.visible.iter().position(|visible| visible == at)).collect(),
-            None => Vec::new(),
+        let key: Option<Vec<usize>> = match &entry.def.primary_key {
+            Some(_) => entry.stored.key.iter().map(|at| shown.iter().position(|(place, _)| place == at)).collect(),
+            None => None,
         };
-        let constraints = (!key.is_empty()).then(|| Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]));
+        let constraints = key.map(|key| Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]));
         if hidden {
             let time = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
             for (column, field) in [
