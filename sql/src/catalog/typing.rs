@@ -7,6 +7,11 @@ use crate::Result;
 pub(crate) use crate::types::EXTENSION;
 use crate::types::TypeSpec;
 
+/// Whether a field says that its texts are JSON.
+pub(crate) fn is_json(field: &Field) -> bool {
+    field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.json")
+}
+
 /// A SQL type.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SqlType {

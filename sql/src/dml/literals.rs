@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, Int64Array, PrimitiveArray, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Date32Type, Field, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::ScalarValue;
 use sqlparser::ast;
 
 use crate::Result;
+use crate::catalog::typing::is_json;
 use crate::catalog::{Relation, TableEntry};
+use crate::functions::input;
 use crate::parse::statement as st;
 use crate::plan::{Binder, Scope};
 
@@ -151,10 +153,6 @@ async fn default_column(scope: &Scope, table: &TableEntry, at: usize, rows: usiz
     })
 }
 
-fn is_json(field: &Field) -> bool {
-    field.metadata().get(crate::catalog::typing::EXTENSION).is_some_and(|name| name == "arrow.json")
-}
-
 fn plain_cast(array: &ArrayRef, data_type: &DataType) -> Option<ArrayRef> {
     if array.data_type() == data_type {
         return Some(array.clone());
@@ -162,7 +160,7 @@ fn plain_cast(array: &ArrayRef, data_type: &DataType) -> Option<ArrayRef> {
     cast_with_options(array, data_type, &CastOptions { safe: false, ..CastOptions::default() }).ok()
 }
 
-/// Texts to a type whose input syntax Arrow reads as PostgreSQL does.
+/// Texts to a type that is read here as everywhere. What does not read goes the long way.
 fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<ArrayRef> {
     let texts = plain_cast(array, &DataType::Utf8)?;
     let texts = texts.as_any().downcast_ref::<StringArray>()?;
@@ -180,8 +178,14 @@ fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<Ar
             }
             Some(Arc::new(builder.finish()))
         }
-        DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64 | DataType::Date32 | DataType::Timestamp(_, _) => {
+        DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64 => {
             plain_cast(&(Arc::new(texts.clone()) as ArrayRef), data_type)
+        }
+        DataType::Date32 => Some(Arc::new(read::<Date32Type>(texts, input::date)?)),
+        DataType::Timestamp(TimeUnit::Microsecond, None) => Some(Arc::new(read::<TimestampMicrosecondType>(texts, input::timestamp)?)),
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            let moments = read::<TimestampMicrosecondType>(texts, input::timestamptz)?;
+            Some(Arc::new(moments.with_data_type(data_type.clone())))
         }
         DataType::Decimal128(_, scale) => {
             // Digits beyond the scale are rounded, exponents and words go the long way.
@@ -195,6 +199,13 @@ fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<Ar
         }
         _ => None,
     }
+}
+
+/// Texts as PostgreSQL reads them.
+fn read<T: ArrowPrimitiveType>(texts: &StringArray, read: fn(&str) -> Result<T::Native>) -> Option<PrimitiveArray<T>> {
+    let values = texts.iter().map(|text| text.map(read).transpose()).collect::<Result<Vec<Option<T::Native>>>>();
+    // The long way words the error.
+    values.ok().map(PrimitiveArray::from_iter)
 }
 
 fn convert(cells: &[Cell<'_>], data_type: &DataType, field: &Field) -> Option<ArrayRef> {

@@ -6,7 +6,7 @@ pub(crate) mod call;
 pub(crate) mod convert;
 pub(crate) mod datetime;
 mod format;
-mod input;
+pub(crate) mod input;
 mod interval;
 pub(crate) mod json;
 pub(crate) mod math;
