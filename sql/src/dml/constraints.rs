@@ -1,6 +1,9 @@
 //! What a row must satisfy by itself, and the messages when it does not.
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base::SqlState;
 
@@ -15,6 +18,8 @@ pub(super) struct RowRules {
     /// Storage positions of generated columns, in the order of `generated`.
     generated_at: Vec<usize>,
     generated: RowExpr,
+    /// Storage positions of floats.
+    floats: Vec<usize>,
     /// Storage positions of texts with a greatest length.
     lengths: Vec<(usize, usize)>,
     /// Bytes a row may have.
@@ -34,6 +39,7 @@ impl RowRules {
         let mut generated_at = Vec::new();
         let mut generated = Vec::new();
         let mut lengths = Vec::new();
+        let mut floats = Vec::new();
         for &at in &table.visible {
             let column = &table.def.columns[at];
             if let Some(text) = &column.generated {
@@ -43,24 +49,32 @@ impl RowRules {
             if let Some(length) = table.types[at].length() {
                 lengths.push((at, length));
             }
+            if table.types[at].data_type().is_floating() {
+                floats.push(at);
+            }
         }
         Ok(Self {
             checks: RowExpr::compile(&binder, &relations, checks)?,
             generated_at,
             generated: RowExpr::compile(&binder, &relations, generated)?,
+            floats,
             lengths,
             row_bytes_max: scope.engine().options.row_bytes_max,
         })
     }
 
-    /// Computes generated columns, given the visible columns by storage position.
-    pub(super) fn generate(&self, table: &TableEntry, columns: &mut [ArrayRef]) -> Result<()> {
-        if self.generated_at.is_empty() {
-            return Ok(());
+    /// Completes whole rows, given by storage position: computes generated columns, and brings floats into the form they are kept in.
+    pub(super) fn complete(&self, table: &TableEntry, columns: &mut [ArrayRef]) -> Result<()> {
+        if !self.generated_at.is_empty() {
+            let rows = visible_rows(table, columns)?;
+            for (&at, array) in self.generated_at.iter().zip(self.generated.evaluate(&rows)?) {
+                columns[at] = array;
+            }
         }
-        let rows = visible_rows(table, columns)?;
-        for (&at, array) in self.generated_at.iter().zip(self.generated.evaluate(&rows)?) {
-            columns[at] = array;
+        for &at in &self.floats {
+            if let Some(plain) = one_zero(&columns[at]) {
+                columns[at] = plain;
+            }
         }
         Ok(())
     }
@@ -108,10 +122,24 @@ impl RowRules {
     }
 }
 
+/// Floats with one zero, if there are two: -0.0 equals 0.0, but comparisons go by bits.
+fn one_zero(array: &ArrayRef) -> Option<ArrayRef> {
+    // Adding zero takes the sign off a zero and changes nothing else.
+    if let Some(doubles) = array.as_primitive_opt::<Float64Type>() {
+        let negative = (-0.0_f64).to_bits();
+        let found = doubles.values().iter().fold(false, |found, value| found | (value.to_bits() == negative));
+        return found.then(|| Arc::new(doubles.unary::<_, Float64Type>(|value| value + 0.0)) as ArrayRef);
+    }
+    let reals = array.as_primitive_opt::<Float32Type>()?;
+    let negative = (-0.0_f32).to_bits();
+    let found = reals.values().iter().fold(false, |found, value| found | (value.to_bits() == negative));
+    found.then(|| Arc::new(reals.unary::<_, Float32Type>(|value| value + 0.0)) as ArrayRef)
+}
+
 /// The visible columns as a batch that takes NULL anywhere.
 fn visible_rows(table: &TableEntry, columns: &[ArrayRef]) -> Result<RecordBatch> {
     let fields: Vec<_> = table.arrow.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields));
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     Ok(RecordBatch::try_new(schema, table.visible.iter().map(|&at| columns[at].clone()).collect())?)
 }
 
@@ -159,4 +187,26 @@ pub(super) fn violation(constraint: &str, key: &str) -> Error {
     Error::new(base::ErrorKind::AlreadyExists, format!("duplicate key value violates unique constraint \"{constraint}\""))
         .with_state(SqlState::UNIQUE_VIOLATION)
         .with_detail(format!("Key {key} already exists."))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float32Array, Float64Array};
+
+    use super::*;
+
+    #[test]
+    fn zeros_lose_their_sign() {
+        let doubles: ArrayRef = Arc::new(Float64Array::from(vec![Some(-0.0), None, Some(-1.5), Some(f64::NAN), Some(0.0)]));
+        let plain = one_zero(&doubles).unwrap();
+        let plain = plain.as_primitive::<Float64Type>();
+        assert_eq!(plain.value(0).to_bits(), 0);
+        assert!(plain.is_null(1) && plain.value(3).is_nan());
+        assert_eq!((plain.value(2), plain.value(4).to_bits()), (-1.5, 0));
+        let reals: ArrayRef = Arc::new(Float32Array::from(vec![1.0, -0.0]));
+        assert_eq!(one_zero(&reals).unwrap().as_primitive::<Float32Type>().value(1).to_bits(), 0);
+        // What is in order already is not copied.
+        assert!(one_zero(&(Arc::new(Float64Array::from(vec![0.0, 2.0])) as ArrayRef)).is_none());
+        assert!(one_zero(&(Arc::new(StringArray::from(vec!["-0"])) as ArrayRef)).is_none());
+    }
 }

@@ -77,7 +77,7 @@ impl TableWriter {
         })
     }
 
-    /// Visible columns to stored columns: dropped ones are NULL, generated ones computed, hidden keys left to storage.
+    /// Visible columns to stored columns: dropped ones are NULL, generated ones computed, floats have one zero, hidden keys left to storage.
     pub(super) fn stored_columns(&self, visible: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
         let rows = visible.first().map_or(0, |array| array.len());
         let mut given = vec![None; self.table.def.columns.len()];
@@ -93,7 +93,7 @@ impl TableWriter {
                 None => new_null_array(self.table.types[at].data_type(), rows),
             })
             .collect();
-        self.rules.generate(&self.table, &mut columns)?;
+        self.rules.complete(&self.table, &mut columns)?;
         Ok(columns)
     }
 
@@ -202,7 +202,7 @@ impl TableWriter {
     /// Replaces rows. Both sides are stored columns in the same order; `changed` are the positions that may differ.
     pub(super) async fn update(&mut self, old: &[ArrayRef], new: Vec<ArrayRef>, locators: &[Locator], changed: &[usize]) -> Result<Vec<ArrayRef>> {
         let mut new = new;
-        self.rules.generate(&self.table, &mut new)?;
+        self.rules.complete(&self.table, &mut new)?;
         self.check(&new)?;
         let touches = |positions: &[usize]| {
             positions.iter().any(|at| changed.contains(at) || self.table.def.columns[*at].generated.is_some())
