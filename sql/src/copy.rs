@@ -188,14 +188,16 @@ fn target_schema(table: &TableEntry, columns: &[sqlparser::ast::Ident]) -> Resul
     Ok(Schema::new(fields))
 }
 
-/// What text formats can be parsed as directly.
-fn text_form(schema: &Schema) -> SchemaRef {
+/// What text formats can be parsed as directly. The rest is read as an assignment reads texts; so are timestamps of a CSV file, where
+/// a zone is ignored.
+fn text_form(schema: &Schema, format: Format) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
         .iter()
         .map(|field| {
             let data_type = match field.data_type() {
                 DataType::FixedSizeBinary(_) | DataType::List(_) | DataType::Interval(_) | DataType::Binary => DataType::Utf8,
+                DataType::Timestamp(_, None) if format == Format::Csv => DataType::Utf8,
                 other => other.clone(),
             };
             Field::new(field.name(), data_type, true)
@@ -262,7 +264,7 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
                     .collect::<Result<Vec<_>>>()?;
                 order = Schema::new(fields);
             }
-            let schema = text_form(&order);
+            let schema = text_form(&order, Format::Csv);
             let mut builder = arrow::csv::ReaderBuilder::new(schema.clone())
                 .with_header(options.header)
                 .with_delimiter(options.delimiter)
@@ -285,7 +287,7 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
             schema
         }
         Format::Json => {
-            let schema = text_form(&wanted);
+            let schema = text_form(&wanted, Format::Json);
             let reader = arrow::json::ReaderBuilder::new(schema.clone())
                 .with_batch_size(ROWS)
                 .build(BufReader::with_capacity(1 << 20, file))

@@ -1,16 +1,27 @@
-//! Bulk loading of Arrow batches, in the four modes of Flight SQL and ADBC.
+//! Bulk loading of Arrow batches, in the four modes of Flight SQL and ADBC, and of files for COPY.
+//!
+//! How each column of the table gets its values is decided once per load. A column that comes in its own type is passed through; JSON
+//! is the exception, which is checked in any case. The others are converted as an assignment in SQL would convert them.
+//!
+//! # Invariants
+//! - ING-1 a default that may differ by row is computed for every row. Test: `defaults_differ_by_row`.
+//! - ING-2 what is stored as JSON is JSON. Test: `loaded_json_is_checked`.
 
-use arrow::array::{Array, ArrayRef, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Field, SchemaRef};
-use base::SqlState;
-use futures::StreamExt;
 use std::sync::Arc;
 
-use crate::catalog::{Relation, SqlType, TableEntry};
-use crate::dml::TableWriter;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::FormatOptions;
+use base::SqlState;
+use datafusion::common::DFSchema;
+use futures::StreamExt;
+
+use crate::catalog::typing::is_json;
+use crate::catalog::{Relation, Sequence, SqlType, TableEntry};
+use crate::dml::{TableWriter, check_assignable};
 use crate::door::{BatchStream, IfExists, IfMissing, IngestRequest};
-use crate::plan::{Binder, Scope};
+use crate::plan::{Binder, RowExpr, Scope};
 use crate::{Error, Result};
 
 /// Loads a stream into a table.
@@ -80,6 +91,15 @@ fn mapping(table: &TableEntry, schema: &SchemaRef) -> Result<Vec<Option<usize>>>
 /// Loads batches into an existing table.
 pub(crate) async fn load(scope: &Scope, table: &Arc<TableEntry>, schema: &SchemaRef, mut batches: BatchStream) -> Result<u64> {
     let from = mapping(table, schema)?;
+    let feeds = table
+        .visible
+        .iter()
+        .zip(&from)
+        .map(|(&at, source)| match source {
+            Some(source) => Feed::given(scope, table, at, *source, schema.field(*source)),
+            None => Feed::default(scope, table, at),
+        })
+        .collect::<Result<Vec<_>>>()?;
     let mut writer = TableWriter::new(scope, table, false).await?;
     let mut rows = 0;
     while let Some(batch) = batches.next().await {
@@ -87,14 +107,9 @@ pub(crate) async fn load(scope: &Scope, table: &Arc<TableEntry>, schema: &Schema
         if batch.num_rows() == 0 {
             continue;
         }
-        let mut columns = Vec::with_capacity(from.len());
-        for (place, source) in from.iter().enumerate() {
-            let at = table.visible[place];
-            let field = table.arrow.field(place);
-            columns.push(match source {
-                Some(source) => convert(batch.column(*source), field)?,
-                None => defaults(scope, table, at, batch.num_rows()).await?,
-            });
+        let mut columns = Vec::with_capacity(feeds.len());
+        for feed in &feeds {
+            columns.push(feed.column(scope, &batch, rows).await?);
         }
         writer.insert(&columns).await?;
         rows += batch.num_rows() as u64;
@@ -103,52 +118,119 @@ pub(crate) async fn load(scope: &Scope, table: &Arc<TableEntry>, schema: &Schema
     Ok(rows)
 }
 
-fn convert(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-    let wanted = field.data_type();
-    if array.data_type() == wanted {
-        return Ok(array.clone());
-    }
-    if *wanted == arrow::datatypes::DataType::FixedSizeBinary(16) {
-        let texts = cast_with_options(array, &arrow::datatypes::DataType::Utf8, &CastOptions { safe: false, ..Default::default() })?;
-        let texts = texts.as_any().downcast_ref::<arrow::array::StringArray>().ok_or_else(|| Error::internal("texts are texts"))?;
-        let mut ids = arrow::array::FixedSizeBinaryBuilder::with_capacity(texts.len(), 16);
-        for text in texts {
-            match text {
-                Some(text) => {
-                    let id = uuid::Uuid::parse_str(text.trim()).map_err(|_| {
-                        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type uuid: \"{text}\""))
-                    })?;
-                    ids.append_value(id.as_bytes())?;
-                }
-                None => ids.append_null(),
-            }
-        }
-        return Ok(Arc::new(ids.finish()));
-    }
-    cast_with_options(array, wanted, &CastOptions { safe: false, ..Default::default() }).map_err(|error| {
-        Error::from(error).context(format!("column \"{}\" of type {wanted}, given {}", field.name(), array.data_type()))
-    })
+/// Where a column of the table gets its values.
+enum Feed {
+    /// A column of the stream, as it is.
+    Same(usize),
+    /// A column of the stream, read as the column's type.
+    Read(usize, Reader),
+    /// One value.
+    Constant(ArrayRef),
+    /// A default that may differ by row.
+    Computed(RowExpr),
+    /// An identity column's sequence, and the column's type.
+    Sequence(Arc<Sequence>, DataType),
 }
 
-async fn defaults(scope: &Scope, table: &TableEntry, at: usize, rows: usize) -> Result<ArrayRef> {
-    let column = &table.def.columns[at];
-    let wanted = table.types[at].data_type();
-    if let Some(identity) = &column.identity {
-        if let Some(Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence) {
-            let values = scope.engine().sequences.next(&scope.engine().store, sequence, rows).await?;
-            let values: ArrayRef = Arc::new(arrow::array::Int64Array::from(values));
-            return Ok(cast_with_options(&values, wanted, &CastOptions { safe: false, ..Default::default() })?);
+impl Feed {
+    fn given(scope: &Scope, table: &TableEntry, at: usize, source: usize, field: &Field) -> Result<Self> {
+        let wanted = table.types[at].field_ref(&table.def.columns[at].name);
+        // JSON is looked at even when it says that it is JSON.
+        if field.data_type() == wanted.data_type() && !is_json(&wanted) {
+            return Ok(Feed::Same(source));
         }
+        // Sixteen bytes without further notice can be an id as well as bytes.
+        let bytes = matches!((field.data_type(), wanted.data_type()), (DataType::FixedSizeBinary(_), DataType::Binary));
+        if !bytes {
+            check_assignable(table, at, field.data_type())?;
+        }
+        Ok(Feed::Read(source, Reader::new(scope, field, &wanted, table.types[at].display())?))
     }
-    match &column.default {
-        Some(text) if column.generated.is_none() => {
-            let binder = Binder::plain(scope);
-            let field = table.types[at].field_ref(&column.name);
-            let value = binder.constant(crate::plan::parse_expr(text)?)?;
-            let value = crate::plan::cast_to_array(scope, value, &field)?;
-            let indices = arrow::array::UInt32Array::from(vec![0; rows]);
-            Ok(arrow::compute::take(&value, &indices, None)?)
+
+    fn default(scope: &Scope, table: &TableEntry, at: usize) -> Result<Self> {
+        let column = &table.def.columns[at];
+        let field = table.types[at].field_ref(&column.name);
+        if let Some(identity) = &column.identity {
+            if let Some(Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence) {
+                return Ok(Feed::Sequence(sequence.clone(), field.data_type().clone()));
+            }
         }
-        _ => Ok(new_null_array(wanted, rows)),
+        let Some(text) = column.default.as_ref().filter(|_| column.generated.is_none()) else {
+            return Ok(Feed::Constant(new_null_array(field.data_type(), 1)));
+        };
+        let binder = Binder::plain(scope);
+        let expr = crate::plan::parse_expr(text)?;
+        if crate::plan::is_volatile(&binder.expr(expr.clone(), &DFSchema::empty())?)? {
+            return Ok(Feed::Computed(RowExpr::compile(&binder, &[], vec![(expr, Some(field))])?));
+        }
+        Ok(Feed::Constant(crate::plan::cast_to_array(scope, binder.constant(expr)?, &field)?))
+    }
+
+    /// The values for the rows of a batch, which `before` rows came before.
+    async fn column(&self, scope: &Scope, batch: &RecordBatch, before: u64) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        match self {
+            Feed::Same(source) => Ok(batch.column(*source).clone()),
+            Feed::Read(source, reader) => reader.read(batch.column(*source), before),
+            Feed::Constant(value) => Ok(take(value, &UInt32Array::from(vec![0; rows]), None)?),
+            Feed::Computed(expr) => {
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let none = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
+                expr.evaluate(&none)?.pop().ok_or_else(|| Error::internal("a default has no value"))
+            }
+            Feed::Sequence(sequence, data_type) => {
+                let values = scope.engine().sequences.next(&scope.engine().store, sequence, rows).await?;
+                let values: ArrayRef = Arc::new(Int64Array::from(values));
+                Ok(cast_with_options(&values, data_type, &STRICT)?)
+            }
+        }
     }
 }
+
+/// Reads values as those of another type, as an assignment in SQL does: JSON is checked, numbers are rounded, texts are read in
+/// PostgreSQL's forms.
+struct Reader {
+    expr: RowExpr,
+    schema: SchemaRef,
+    wanted: DataType,
+    /// For messages.
+    name: String,
+    sql_type: String,
+}
+
+impl Reader {
+    fn new(scope: &Scope, field: &Field, wanted: &Field, sql_type: String) -> Result<Self> {
+        let plain = match field.data_type() {
+            DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+            DataType::Dictionary(_, value) => value.as_ref().clone(),
+            other => other.clone(),
+        };
+        let mut source = Field::new("given", plain, true);
+        if !is_json(field) {
+            source.set_metadata(field.metadata().clone());
+        }
+        let schema = Arc::new(Schema::new(vec![source]));
+        let value = sqlparser::ast::Expr::Identifier(crate::plan::identifier("given"));
+        let expr = RowExpr::compile(&Binder::plain(scope), &[("stream", &schema)], vec![(value, Some(Arc::new(wanted.clone())))])?;
+        Ok(Self { expr, schema, wanted: wanted.data_type().clone(), name: wanted.name().clone(), sql_type })
+    }
+
+    fn read(&self, array: &ArrayRef, before: u64) -> Result<ArrayRef> {
+        self.convert(array).map_err(|error| {
+            // Which row it was is looked for only now.
+            let row = (0..array.len()).find_map(|row| self.convert(&array.slice(row, 1)).err().map(|error| (row as u64, error)));
+            let (row, error) = row.map_or((String::new(), error), |(row, error)| (format!(", row {}", before + row + 1), error));
+            error.context(format!("column \"{}\" of type {}, given {}{row}", self.name, self.sql_type, array.data_type()))
+        })
+    }
+
+    fn convert(&self, array: &ArrayRef) -> Result<ArrayRef> {
+        let array = cast_with_options(array, self.schema.field(0).data_type(), &STRICT)?;
+        let rows = RecordBatch::try_new(self.schema.clone(), vec![array])?;
+        let value = self.expr.evaluate(&rows)?.pop().ok_or_else(|| Error::internal("a conversion has no value"))?;
+        Ok(cast_with_options(&value, &self.wanted, &STRICT)?)
+    }
+}
+
+/// Values that do not fit are errors.
+const STRICT: CastOptions<'static> = CastOptions { safe: false, format_options: FormatOptions::new() };

@@ -341,14 +341,13 @@ async fn add_column(scope: &Scope, table: &Arc<TableEntry>, definition: &st::Col
     let mut fill: Option<ast::Expr> = None;
     if let Some(default) = &definition.default {
         let binder = Binder::plain(scope);
-        match constant(&binder, default) {
-            Some(()) => {
-                let value = binder.constant(default.clone())?;
-                if !value.is_null() {
-                    new.missing = Some(encode_value(&cast_to_array(scope, value, &sql_type.field_ref(&new.name))?)?);
-                }
+        if crate::plan::is_volatile(&binder.expr(default.clone(), &datafusion::common::DFSchema::empty())?)? {
+            fill = Some(default.clone());
+        } else {
+            let value = binder.constant(default.clone())?;
+            if !value.is_null() {
+                new.missing = Some(encode_value(&cast_to_array(scope, value, &sql_type.field_ref(&new.name))?)?);
             }
-            None => fill = Some(default.clone()),
         }
     } else if let Some(identity) = &new.identity {
         fill = Some(parse_expr(&format!("{}({})", crate::plan::NEXT_IDENTITY, identity.sequence))?);
@@ -397,19 +396,6 @@ async fn add_column(scope: &Scope, table: &Arc<TableEntry>, definition: &st::Col
         id = Box::pin(add_constraint(&scope, &table, definition, false)).await?;
     }
     Ok(id)
-}
-
-/// Whether a default is one value for all rows.
-fn constant(binder: &Binder, default: &ast::Expr) -> Option<()> {
-    use datafusion::common::tree_node::TreeNode;
-    let planned = binder.expr(default.clone(), &datafusion::common::DFSchema::empty()).ok()?;
-    let volatile = planned
-        .exists(|expr| {
-            Ok(matches!(expr, Expr::ScalarFunction(function)
-                if function.func.signature().volatility == datafusion::logical_expr::Volatility::Volatile))
-        })
-        .unwrap_or(true);
-    (!volatile).then_some(())
 }
 
 async fn drop_column(scope: &Scope, table: &Arc<TableEntry>, at: usize, cascade: bool) -> Result<()> {

@@ -219,7 +219,7 @@ fn call(name: &str, argument: ast::Expr) -> Result<ast::Expr> {
 
 /// Fails when a value's type may not be assigned to a column without a cast, as PostgreSQL has it. Texts may: a literal has no
 /// type of its own yet.
-pub(super) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -> Result<()> {
+pub(crate) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -> Result<()> {
     #[derive(PartialEq)]
     enum Family {
         Any,

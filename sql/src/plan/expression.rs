@@ -3,9 +3,10 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
-use datafusion::logical_expr::{Cast, Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 use sqlparser::ast;
 
@@ -62,6 +63,13 @@ pub(crate) fn table_factor(name: ast::ObjectName, alias: Option<ast::Ident>) -> 
     }
 }
 
+/// Whether an expression may have another value for every row.
+pub(crate) fn is_volatile(expr: &Expr) -> Result<bool> {
+    Ok(expr.exists(|expr| {
+        Ok(matches!(expr, Expr::ScalarFunction(function) if function.func.signature().volatility == Volatility::Volatile))
+    })?)
+}
+
 /// The first row of a parameter's array.
 pub(crate) fn scalar_of(array: &ArrayRef, row: usize) -> Result<ScalarValue> {
     Ok(ScalarValue::try_from_array(array, row)?)
@@ -82,6 +90,9 @@ pub(crate) fn cast_to_array(scope: &super::Scope, value: ScalarValue, field: &Fi
     Ok(physical.evaluate(&one)?.into_array(1)?)
 }
 
+/// Refuses the type of one of several expressions, by number.
+pub(crate) type TypeCheck<'a> = dyn Fn(usize, &DataType) -> Result<()> + 'a;
+
 /// Expressions over rows of known columns, compiled once.
 #[derive(Clone, Debug)]
 pub(crate) struct RowExpr {
@@ -91,6 +102,16 @@ pub(crate) struct RowExpr {
 impl RowExpr {
     /// Compiles expressions over columns grouped by qualifier. Each is cast to its field's type when one is given.
     pub(crate) fn compile(binder: &Binder, relations: &[(&str, &Schema)], exprs: Vec<(ast::Expr, Option<FieldRef>)>) -> Result<Self> {
+        Self::compile_checked(binder, relations, exprs, None)
+    }
+
+    /// The same, where `check` may refuse the type that an expression has by itself.
+    pub(crate) fn compile_checked(
+        binder: &Binder,
+        relations: &[(&str, &Schema)],
+        exprs: Vec<(ast::Expr, Option<FieldRef>)>,
+        check: Option<&TypeCheck<'_>>,
+    ) -> Result<Self> {
         if exprs.is_empty() {
             return Ok(Self { exprs: Vec::new() });
         }
@@ -103,6 +124,10 @@ impl RowExpr {
             .enumerate()
             .map(|(at, (expr, field))| {
                 let expr = binder.expr(expr, &schema)?;
+                // What has no type yet, the analyzer judges.
+                if let (Some(check), Ok(data_type)) = (check, expr.get_type(&schema)) {
+                    check(at, &data_type)?;
+                }
                 let expr = match field {
                     Some(field) => Expr::Cast(Cast::new_from_field(Box::new(expr), field)),
                     None => expr,
@@ -137,7 +162,7 @@ impl RowExpr {
     /// Evaluates one of them as a condition.
     pub(crate) fn condition(&self, at: usize, rows: &RecordBatch) -> Result<BooleanArray> {
         let array = self.exprs[at].evaluate(rows)?.into_array(rows.num_rows())?;
-        if array.data_type() == &arrow::datatypes::DataType::Null {
+        if array.data_type() == &DataType::Null {
             return Ok(BooleanArray::new_null(array.len()));
         }
         array

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Int64Type};
 use base::SqlState;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf};
 
 use crate::catalog::{Catalog, Relation, Sequence};
 use crate::session::SessionInner;
@@ -159,25 +159,8 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
         }),
     ));
 
-    let at = scope.clone();
-    all.push(create_udf(
-        "nextval",
-        vec![DataType::Utf8],
-        DataType::Int64,
-        Volatility::Volatile,
-        Arc::new(move |arguments: &[ColumnarValue]| {
-            let rows = length(arguments);
-            let names = text(&arguments[0], rows)?;
-            let mut values = Vec::with_capacity(rows);
-            for name in &names {
-                let sequence = at.sequence(name.unwrap_or_default())?;
-                let next = at.next(&sequence, 1)?;
-                values.push(next.as_any().downcast_ref::<Int64Array>().map_or(0, |array| array.value(0)));
-            }
-            Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
-        }),
-    ));
-    all.push(ScalarUDF::from(NextIdentity::new(scope.clone())));
+    all.push(PerRow::udf("nextval", vec![DataType::Utf8], next_value, scope));
+    all.push(PerRow::udf(NEXT_IDENTITY, vec![DataType::Int64], next_identity, scope));
     let at = scope.clone();
     all.push(create_udf(
         "currval",
@@ -189,15 +172,17 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
             let values = names
                 .iter()
                 .map(|name| {
-                    let sequence = at.sequence(name.unwrap_or_default())?;
-                    at.session.current_sequence(sequence.id).ok_or_else(|| {
+                    let Some(name) = name else { return Ok(None) };
+                    let sequence = at.sequence(name)?;
+                    let current = at.session.current_sequence(sequence.id).ok_or_else(|| {
                         Error::state(
                             SqlState::OBJECT_NOT_IN_STATE,
                             format!("currval of sequence \"{}\" is not yet defined in this session", sequence.name),
                         )
-                    })
+                    })?;
+                    Ok(Some(current))
                 })
-                .collect::<Result<Vec<i64>>>()?;
+                .collect::<Result<Vec<Option<i64>>>>()?;
             Ok(ColumnarValue::Array(Arc::new(Int64Array::from(values))))
         }),
     ));
@@ -215,25 +200,7 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
             Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(last))))
         }),
     ));
-    let at = scope.clone();
-    all.push(create_udf(
-        "setval",
-        vec![DataType::Utf8, DataType::Int64],
-        DataType::Int64,
-        Volatility::Volatile,
-        Arc::new(move |arguments: &[ColumnarValue]| {
-            let rows = length(arguments);
-            let names = text(&arguments[0], rows)?;
-            let values = cast(&arguments[1].clone().into_array(rows)?, &DataType::Int64)?;
-            let values = values.as_any().downcast_ref::<Int64Array>().cloned().unwrap_or_else(|| Int64Array::new_null(rows));
-            for row in 0..rows {
-                let sequence = at.sequence(names.value(row))?;
-                crate::ddl::sequence::set_blocking(&at.session, &sequence, values.value(row), true)?;
-                at.session.note_sequence(sequence.id, values.value(row));
-            }
-            Ok(ColumnarValue::Array(Arc::new(values)))
-        }),
-    ));
+    all.push(PerRow::udf("setval", vec![DataType::Utf8, DataType::Int64], set_value, scope));
     debug_assert!(all.iter().all(|function| is_session_function(function.name())), "NAMES lists every function of the session");
     all
 }
@@ -249,44 +216,99 @@ impl FromIterator<Option<String>> for StringOptions {
 /// The name of the function behind identity columns: the sequence by id, one value per row.
 pub(crate) const NEXT_IDENTITY: &str = "lattice_next_identity";
 
-/// `lattice_next_identity(id)`. A type of its own because it must know how many rows there are.
-struct NextIdentity {
+/// `nextval(name)`: one value per row; NULL of NULL.
+fn next_value(scope: &FunctionScope, arguments: &[ColumnarValue], rows: usize) -> Result<ArrayRef> {
+    if let ColumnarValue::Scalar(name) = &arguments[0] {
+        return match name.try_as_str().flatten() {
+            Some(name) => scope.next(scope.sequence(name)?.as_ref(), rows),
+            None => Ok(Arc::new(Int64Array::new_null(rows))),
+        };
+    }
+    let names = text(&arguments[0], rows)?;
+    let mut values = Int64Array::builder(rows);
+    for name in &names {
+        match name {
+            Some(name) => {
+                let next = scope.next(scope.sequence(name)?.as_ref(), 1)?;
+                values.append_slice(next.as_primitive::<Int64Type>().values());
+            }
+            None => values.append_null(),
+        }
+    }
+    Ok(Arc::new(values.finish()))
+}
+
+/// `lattice_next_identity(id)`: one value per row.
+fn next_identity(scope: &FunctionScope, arguments: &[ColumnarValue], rows: usize) -> Result<ArrayRef> {
+    let ColumnarValue::Scalar(ScalarValue::Int64(Some(id))) = &arguments[0] else {
+        return Err(Error::internal("an identity sequence is named by a constant"));
+    };
+    scope.next(scope.sequence_by_id(*id)?.as_ref(), rows)
+}
+
+/// `setval(name, value)`. A NULL changes nothing and gives NULL.
+fn set_value(scope: &FunctionScope, arguments: &[ColumnarValue], rows: usize) -> Result<ArrayRef> {
+    let names = text(&arguments[0], rows)?;
+    let values = cast(&arguments[1].clone().into_array(rows)?, &DataType::Int64)?;
+    let values = values.as_primitive::<Int64Type>();
+    let mut set = Int64Array::builder(rows);
+    for (name, value) in names.iter().zip(values) {
+        if let (Some(name), Some(value)) = (name, value) {
+            let sequence = scope.sequence(name)?;
+            crate::ddl::sequence::set_blocking(&scope.session, &sequence, value, true)?;
+            scope.session.note_sequence(sequence.id, value);
+            set.append_value(value);
+        } else {
+            set.append_null();
+        }
+    }
+    Ok(Arc::new(set.finish()))
+}
+
+/// What a [`PerRow`] does: its arguments and the number of rows give one value per row.
+type Work = fn(&FunctionScope, &[ColumnarValue], usize) -> Result<ArrayRef>;
+
+/// A volatile function of the session that gives a bigint for every row. A type of its own because it must know how many rows there
+/// are: of a function without that, DataFusion takes one value for all rows when its arguments are constants.
+struct PerRow {
+    name: &'static str,
+    signature: Signature,
+    work: Work,
     scope: FunctionScope,
-    signature: datafusion::logical_expr::Signature,
 }
 
-impl NextIdentity {
-    fn new(scope: FunctionScope) -> Self {
-        Self { scope, signature: datafusion::logical_expr::Signature::exact(vec![DataType::Int64], Volatility::Volatile) }
+impl PerRow {
+    fn udf(name: &'static str, arguments: Vec<DataType>, work: Work, scope: &FunctionScope) -> ScalarUDF {
+        ScalarUDF::from(Self { name, signature: Signature::exact(arguments, Volatility::Volatile), work, scope: scope.clone() })
     }
 }
 
-impl std::fmt::Debug for NextIdentity {
+impl std::fmt::Debug for PerRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(NEXT_IDENTITY)
+        f.write_str(self.name)
     }
 }
 
-impl PartialEq for NextIdentity {
+impl PartialEq for PerRow {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.scope.session, &other.scope.session)
+        self.name == other.name && Arc::ptr_eq(&self.scope.session, &other.scope.session)
     }
 }
 
-impl Eq for NextIdentity {}
+impl Eq for PerRow {}
 
-impl std::hash::Hash for NextIdentity {
+impl std::hash::Hash for PerRow {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        NEXT_IDENTITY.hash(state);
+        self.name.hash(state);
     }
 }
 
-impl datafusion::logical_expr::ScalarUDFImpl for NextIdentity {
+impl ScalarUDFImpl for PerRow {
     fn name(&self) -> &str {
-        NEXT_IDENTITY
+        self.name
     }
 
-    fn signature(&self) -> &datafusion::logical_expr::Signature {
+    fn signature(&self) -> &Signature {
         &self.signature
     }
 
@@ -294,11 +316,7 @@ impl datafusion::logical_expr::ScalarUDFImpl for NextIdentity {
         Ok(DataType::Int64)
     }
 
-    fn invoke_with_args(&self, arguments: datafusion::logical_expr::ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        let ColumnarValue::Scalar(ScalarValue::Int64(Some(id))) = &arguments.args[0] else {
-            return Err(Error::internal("an identity sequence is named by a constant").into_datafusion());
-        };
-        let sequence = self.scope.sequence_by_id(*id)?;
-        Ok(ColumnarValue::Array(self.scope.next(&sequence, arguments.number_rows)?))
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        Ok(ColumnarValue::Array((self.work)(&self.scope, &arguments.args, arguments.number_rows)?))
     }
 }

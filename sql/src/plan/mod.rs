@@ -24,7 +24,7 @@ pub(crate) use authorize::{RunnablePlan, authorize};
 pub(crate) use cache::{Notes, Planning, ReadyPlan, Slot, Stage, ready};
 pub(crate) use client::{ClientForm, client_schema};
 pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope};
-pub(crate) use expression::{RowExpr, cast_to_array, identifier, item, qualified, scalar_of, select, table_factor};
+pub(crate) use expression::{RowExpr, cast_to_array, identifier, is_volatile, item, qualified, scalar_of, select, table_factor};
 pub(crate) use functions::NEXT_IDENTITY;
 pub(crate) use state::base_state;
 pub(crate) use subqueries::SubqueryValues;

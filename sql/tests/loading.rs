@@ -1,0 +1,177 @@
+//! Rows and values that clients bring as Arrow: bulk loads, COPY, parameters.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field, Schema};
+use base::SqlState;
+use common::{World, fails, rows, run, text};
+use lattice_sql::{EngineOptions, Error, IfExists, IfMissing, IngestRequest, Outcome, Params, PrepareOptions, Session};
+
+/// `?` is a parameter.
+const MARKS: PrepareOptions = PrepareOptions { question_marks: true, transaction: None };
+
+/// Loads batches of these columns into a table that is there.
+async fn load(session: &Session, table: &str, batches: Vec<Vec<(&str, ArrayRef)>>) -> Result<u64, Error> {
+    let batches: Vec<RecordBatch> = batches.into_iter().map(|columns| RecordBatch::try_from_iter(columns).unwrap()).collect();
+    load_batches(session, table, batches).await
+}
+
+async fn load_batches(session: &Session, table: &str, batches: Vec<RecordBatch>) -> Result<u64, Error> {
+    let request = IngestRequest {
+        catalog: None,
+        schema: None,
+        table: table.to_owned(),
+        temporary: false,
+        if_missing: IfMissing::Fail,
+        if_exists: IfExists::Append,
+        transaction: None,
+    };
+    let schema = batches[0].schema();
+    session.ingest(request, schema, futures::stream::iter(batches.into_iter().map(Ok))).await
+}
+
+fn ints(values: &[i32]) -> ArrayRef {
+    Arc::new(Int32Array::from(values.to_vec()))
+}
+
+fn texts(values: &[&str]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn doubles(values: &[f64]) -> ArrayRef {
+    Arc::new(Float64Array::from(values.to_vec()))
+}
+
+/// Runs a statement with parameters; the rows it gives.
+async fn with(session: &Session, sql: &str, values: Vec<ArrayRef>) -> Result<Vec<String>, Error> {
+    let prepared = session.prepare(sql, MARKS).await?;
+    match session.execute(&prepared, Params::Positional(values), None).await? {
+        Outcome::Rows(rows) => Ok(text(&rows.collect().await?)),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Runs a statement once per row.
+async fn with_each(session: &Session, sql: &str, columns: Vec<(&str, ArrayRef)>) -> Result<(), Error> {
+    let prepared = session.prepare(sql, MARKS).await?;
+    session.execute(&prepared, Params::Batch(RecordBatch::try_from_iter(columns).unwrap()), None).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defaults_differ_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let session = world.admin();
+    run(
+        &session,
+        "CREATE SEQUENCE s START WITH 10;
+         CREATE TABLE t (v int, id uuid DEFAULT gen_random_uuid(), n int PRIMARY KEY DEFAULT nextval('s'), r double precision DEFAULT random(),
+                         fixed text DEFAULT 'x', at timestamptz DEFAULT now())",
+    )
+    .await;
+    load(&session, "t", vec![vec![("v", ints(&[1, 2, 3]))], vec![("v", ints(&[4, 5]))]]).await.unwrap();
+    let shape = "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n), count(DISTINCT r) > 1, min(fixed), count(DISTINCT at) FROM t";
+    assert_eq!(rows(&session, shape).await, ["5|10|14|5|true|x|1"]);
+    let file = folder.path().join("v.csv");
+    std::fs::write(&file, "6\n7\n8\n").unwrap();
+    run(&session, &format!("COPY t (v) FROM '{}'", file.display())).await;
+    assert_eq!(rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await, ["8|10|17|8"]);
+    // A query and many sets of parameters, too.
+    run(&session, "INSERT INTO t (v) SELECT * FROM generate_series(9, 12)").await;
+    with_each(&session, "INSERT INTO t (v) VALUES (?)", vec![("1", ints(&[13, 14, 15]))]).await.unwrap();
+    assert_eq!(rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await, ["15|10|24|15"]);
+    assert_eq!(rows(&session, "SELECT currval('s')").await, ["24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loaded_json_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int PRIMARY KEY, plain json, binary jsonb)").await;
+    let given = r#"{"b": 1,  "a": [1,2], "b": 3}"#;
+    let batch = vec![("id", ints(&[1])), ("plain", texts(&[given])), ("binary", texts(&[given]))];
+    load(&session, "t", vec![batch]).await.unwrap();
+    // As INSERT keeps it.
+    run(&session, &format!("INSERT INTO t VALUES (2, '{given}', '{given}')")).await;
+    assert_eq!(
+        rows(&session, "SELECT count(DISTINCT plain::text), count(DISTINCT binary::text), count(*) FROM t").await,
+        ["1|1|2"]
+    );
+    // Other texts of Arrow, and those that say that they are JSON, are checked as well.
+    let large: ArrayRef = Arc::new(LargeStringArray::from(vec!["{}", "{nope"]));
+    let error = load(&session, "t", vec![vec![("id", ints(&[3, 4])), ("binary", large)]]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{error}");
+    assert!(error.message.contains("column \"binary\"") && error.message.contains("row 2"), "{error}");
+    let metadata = HashMap::from([("ARROW:extension:name".to_owned(), "arrow.json".to_owned())]);
+    let claimed = texts(&["[1]", "[2]", "[3"]);
+    let fields = vec![
+        Field::new("id", arrow::datatypes::DataType::Int32, false),
+        Field::new("plain", arrow::datatypes::DataType::Utf8, true).with_metadata(metadata),
+    ];
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![ints(&[5, 6, 7]), claimed]).unwrap();
+    let error = load_batches(&session, "t", vec![batch.slice(0, 2), batch.slice(2, 1)]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{error}");
+    assert!(error.message.contains("column \"plain\"") && error.message.contains("row 3"), "{error}");
+    let file = folder.path().join("j.csv");
+    std::fs::write(&file, "8,\"{\"\"a\"\": 1}\",1\n9,{,1\n").unwrap();
+    let error = fails(&session, &format!("COPY t FROM '{}'", file.display())).await;
+    assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{error}");
+    assert!(error.message.contains("row 2"), "{error}");
+    assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loads_convert_as_assignments_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (i int, d numeric(6,2), ts timestamp, tz timestamptz, u uuid, b bytea, s varchar(3), a int[])").await;
+    let decimals: ArrayRef = Arc::new(Decimal128Array::from(vec![25_i128, 35]).with_precision_and_scale(6, 1).unwrap());
+    let batch = vec![
+        ("i", doubles(&[2.7, -3.5])),
+        ("d", doubles(&[1.005, 2.0])),
+        ("ts", texts(&["2024-05-01 12:00:00+02", "May 2, 2024"])),
+        ("tz", texts(&["2024-05-01 12:00:00+02", "2024-05-01 12:00 Europe/Berlin"])),
+        ("u", texts(&["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}"])),
+        ("b", texts(&["\\x6869", "hi"])),
+        ("a", texts(&["{1,2}", "{}"])),
+    ];
+    load(&session, "t", vec![batch]).await.unwrap();
+    load(&session, "t", vec![vec![("i", decimals)]]).await.unwrap();
+    assert_eq!(rows(&session, "SELECT i FROM t ORDER BY i").await, ["-4", "3", "3", "4"]);
+    assert_eq!(
+        rows(&session, "SELECT ts::text, tz::text, u::text, b::text, a::text FROM t WHERE ts IS NOT NULL ORDER BY ts").await,
+        [
+            "2024-05-01 12:00:00|2024-05-01 10:00:00+00|a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11|\\x6869|{1,2}",
+            "2024-05-02 00:00:00|2024-05-01 10:00:00+00|a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11|\\x6869|{}",
+        ]
+    );
+    // Too long a text is an error, not cut.
+    let error = load(&session, "t", vec![vec![("s", texts(&["four"]))]]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::STRING_TOO_LONG, "{error}");
+    // A boolean is no number.
+    let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true]));
+    let error = load(&session, "t", vec![vec![("i", flags)]]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
+    // Sixteen bytes without a name are bytes where bytes are wanted.
+    let bytes: ArrayRef = Arc::new(FixedSizeBinaryArray::try_from_iter([[7_u8; 16]].into_iter()).unwrap());
+    load(&session, "t", vec![vec![("b", bytes)]]).await.unwrap();
+    assert_eq!(rows(&session, "SELECT length(b) FROM t WHERE length(b) > 2").await, ["16"]);
+    // A file's timestamps ignore a zone as literals do.
+    run(&session, "CREATE TABLE times (ts timestamp)").await;
+    let file = folder.path().join("times.csv");
+    std::fs::write(&file, "2024-05-01 12:00:00+02\n").unwrap();
+    run(&session, &format!("COPY times FROM '{}'", file.display())).await;
+    run(&session, "INSERT INTO times VALUES ('2024-05-01 12:00:00+02')").await;
+    run(&session, "INSERT INTO times SELECT '2024-05-01 12:00:00+02'::timestamp").await;
+    assert_eq!(rows(&session, "SELECT DISTINCT ts::text FROM times").await, ["2024-05-01 12:00:00"]);
+}
+
