@@ -311,6 +311,7 @@ pub(crate) fn values(scope: &Scope, table: &TableEntry, alias: &str, set: &[(usi
     let schema = Arc::new(Schema::new(fields));
     let rows = RecordBatch::try_new(schema.clone(), table.visible.iter().map(|&at| old[at].clone()).collect())?;
     let exprs = set.iter().map(|(at, expr)| (expr.clone(), Some(table.types[*at].field_ref("v")))).collect();
-    let compiled = RowExpr::compile(&Binder::plain(scope), &[(alias, &schema)], exprs)?;
+    let check = |number: usize, from: &DataType| crate::dml::check_assignable(table, set[number].0, from);
+    let compiled = RowExpr::compile_checked(&Binder::plain(scope), &[(alias, &schema)], exprs, Some(&check))?;
     compiled.evaluate(&rows)
 }

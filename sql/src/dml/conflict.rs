@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use base::{RowKey, SqlState};
 use codec::{KeyCodec, StoredSchema};
 use storage::{Found, Locator, ScanSpec};
 
 use super::writer::{Met, TableWriter, index_entries, pick};
-use super::{Target, assignments, hint};
+use super::{Target, assignments, check_assignable, hint};
 use crate::catalog::{IndexEntry, TableEntry, UniqueKey};
 use crate::parse::statement as st;
 use crate::plan::{Binder, RowExpr, Scope, fold};
@@ -122,8 +122,9 @@ fn compile(scope: &Scope, target: &Target, on: &st::OnConflict) -> Result<Option
     let relations = [(target.alias.value.as_str(), &schema), ("excluded", &schema)];
     let binder = Binder::plain(scope);
     let values = set.iter().map(|(at, value)| (value.clone(), Some(table.types[*at].field_ref("v")))).collect();
+    let check = |number: usize, from: &DataType| check_assignable(table, set[number].0, from);
     Ok(Some(Update {
-        values: RowExpr::compile(&binder, &relations, values)?,
+        values: RowExpr::compile_checked(&binder, &relations, values, Some(&check))?,
         condition: selection
             .as_ref()
             .map(|condition| RowExpr::compile(&binder, &relations, vec![(condition.clone(), None)]))

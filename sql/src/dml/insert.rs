@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use base::SqlState;
+use datafusion::common::DFSchema;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use futures::StreamExt;
@@ -155,16 +156,19 @@ async fn source(scope: &Scope, insert: &st::Insert, table: &TableEntry, override
     project(&binder, insert, table, plan)
 }
 
-/// Checks the types of the cells of VALUES, which are inside their casts.
+/// Checks the types of the cells of VALUES, which are inside their casts: rows of literals, or one row of expressions over a table of
+/// parameters.
 fn check_cells(table: &TableEntry, plan: &LogicalPlan) -> Result<()> {
-    let LogicalPlan::Values(values) = plan else {
-        return Ok(());
+    let (rows, schema) = match plan {
+        LogicalPlan::Values(values) => (values.values.as_slice(), Arc::new(DFSchema::empty())),
+        LogicalPlan::Projection(projection) => (std::slice::from_ref(&projection.expr), projection.input.schema().clone()),
+        _ => return Ok(()),
     };
-    let empty = datafusion::common::DFSchema::empty();
-    for row in &values.values {
+    for row in rows {
         for (cell, &at) in row.iter().zip(&table.visible) {
+            let cell = if let Expr::Alias(alias) = cell { alias.expr.as_ref() } else { cell };
             if let Expr::Cast(cast) = cell {
-                if let Ok(data_type) = cast.expr.get_type(&empty) {
+                if let Ok(data_type) = cast.expr.get_type(&schema) {
                     check_assignable(table, at, &data_type)?;
                 }
             }
@@ -177,7 +181,7 @@ fn check_cells(table: &TableEntry, plan: &LogicalPlan) -> Result<()> {
 fn project(binder: &Binder, insert: &st::Insert, table: &TableEntry, plan: LogicalPlan) -> Result<LogicalPlan> {
     let columns = plan.schema().columns();
     let places = given(table, insert, Some(columns.len()))?;
-    let empty = datafusion::common::DFSchema::empty();
+    let empty = DFSchema::empty();
     let mut exprs = Vec::with_capacity(table.visible.len());
     for (place, &at) in table.visible.iter().enumerate() {
         let column = &table.def.columns[at];
@@ -299,7 +303,9 @@ pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(Fie
     let mut query = select(None, items, vec![from], None);
     let overrides = Overrides::from([("__parameters".to_owned(), Arc::new(table) as Arc<_>)]);
     let binder = Binder::for_query(scope, &mut query, overrides, false).await?;
-    let stream = run_plan(scope, binder.query(query)?).await?;
+    let plan = binder.query(query)?;
+    check_cells(&target.table, &plan)?;
+    let stream = run_plan(scope, plan).await?;
     Ok(Some(write(scope, insert, &target, stream).await?))
 }
 

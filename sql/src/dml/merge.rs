@@ -13,7 +13,7 @@ use sqlparser::ast;
 
 use super::foreign_keys::spread;
 use super::writer::{Met, pick};
-use super::{Returning, TableWriter, Target, Written, assignable, assignments, default_of, hint, locators, plan, run_plan};
+use super::{Returning, TableWriter, Target, Written, assignable, assignments, check_assignable, default_of, hint, locators, plan, run_plan};
 use crate::parse::statement::{self as st, MergeAction, MergeWhen};
 use crate::plan::{Overrides, Planning, Scope, item, parse_expr, qualified, select};
 use crate::session::learn;
@@ -219,6 +219,9 @@ async fn plan_of(scope: &Scope, bound: &Bound, target: &Target, known: &mut [Opt
     };
     let plan = plan(&scope, bound.query.clone(), Overrides::default()).await?;
     learn(&plan, known)?;
+    for (at, position) in &bound.casts {
+        check_assignable(&target.table, *position, plan.schema().field(*at).data_type())?;
+    }
     let exprs: Vec<Expr> = plan
         .schema()
         .columns()
