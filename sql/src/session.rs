@@ -100,8 +100,14 @@ struct Given {
 
 impl Given {
     fn to(prepared: &Prepared, params: Vec<ScalarValue>) -> Self {
-        Self { params, slot: Some(prepared.slot.clone()) }
+        Self { slot: slot_for(&prepared.slot, &params), params }
     }
+}
+
+/// The kept plan is for values of the announced types; a value that does not fit its type has the statement planned for it.
+fn slot_for(slot: &Arc<Slot>, values: &[ScalarValue]) -> Option<Arc<Slot>> {
+    let fields = slot.parameters().fields();
+    values.iter().zip(fields).all(|(value, field)| value.data_type() == *field.data_type()).then(|| slot.clone())
 }
 
 /// A statement that is parsed and typed.
@@ -653,7 +659,8 @@ impl SessionInner {
                     check_params(inner, &values)?;
                     let slot = self.slot_of(scope, &named).await?;
                     let values = conform(values, slot.parameters())?;
-                    let scope = Scope { params: Some(Arc::new(values)), slot: Some(slot), notes: Arc::default(), ..scope.clone() };
+                    let slot = slot_for(&slot, &values);
+                    let scope = Scope { params: Some(Arc::new(values)), slot, notes: Arc::default(), ..scope.clone() };
                     self.perform(&scope, inner, None).await
                 }
                 StatementAst::Deallocate(name) => {
@@ -884,6 +891,22 @@ impl SessionInner {
 
 /// Learns parameter types from a plan.
 pub(crate) fn learn(plan: &datafusion::logical_expr::LogicalPlan, known: &mut [Option<FieldRef>]) -> Result<()> {
+    use datafusion::common::tree_node::TreeNodeRecursion;
+    use datafusion::logical_expr::{Expr, LogicalPlan};
+    // DataFusion does not say that LIMIT and OFFSET count.
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Limit(limit) = node {
+            for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
+                if let Expr::Placeholder(placeholder) = count.as_ref()
+                    && let Some(at) = placeholder.id.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+                    && let Some(slot) = known.get_mut(at)
+                {
+                    slot.get_or_insert_with(|| Arc::new(Field::new(&placeholder.id, DataType::Int64, true)));
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
     for (name, field) in plan.get_parameter_fields()? {
         let Some(at) = name.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1)) else {
             return Err(Error::unsupported(format!("the named parameter {name}")));
@@ -961,7 +984,7 @@ fn positional(params: Params) -> Result<Vec<ScalarValue>> {
     arrays.iter().map(value).collect()
 }
 
-/// Casts values to the types that were announced.
+/// Brings values to the types that were announced, where that changes nothing about them.
 fn conform(values: Vec<ScalarValue>, types: &Schema) -> Result<Vec<ScalarValue>> {
     values
         .into_iter()
@@ -975,6 +998,12 @@ fn conform(values: Vec<ScalarValue>, types: &Schema) -> Result<Vec<ScalarValue>>
 
 fn conform_value(value: ScalarValue, field: &Field, at: usize) -> Result<ScalarValue> {
     let wanted = field.data_type();
+    // -0.0 equals 0.0, but comparisons go by bits.
+    let value = match value {
+        ScalarValue::Float64(Some(number)) => ScalarValue::Float64(Some(number + 0.0)),
+        ScalarValue::Float32(Some(number)) => ScalarValue::Float32(Some(number + 0.0)),
+        other => other,
+    };
     if value.data_type() == *wanted {
         return Ok(value);
     }
@@ -994,10 +1023,29 @@ fn conform_value(value: ScalarValue, field: &Field, at: usize) -> Result<ScalarV
             }
         }
     }
+    if is_measured(&value.data_type()) && is_measured(wanted) {
+        return Ok(exactly(&value, wanted).unwrap_or(value));
+    }
     value.cast_to(wanted).map_err(|error| {
         Error::state(SqlState::DATATYPE_MISMATCH, format!("parameter ${} of type {} does not fit {wanted}", at + 1, value.data_type()))
             .with_source(Error::from(error))
     })
+}
+
+/// Numbers, dates and moments, which a cast can round or cut.
+fn is_measured(data_type: &DataType) -> bool {
+    data_type.is_numeric() || matches!(data_type, DataType::Boolean | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..))
+}
+
+/// A value in another type, if it is the same value there. Doubles become reals in any case: both are nearest values.
+fn exactly(value: &ScalarValue, wanted: &DataType) -> Option<ScalarValue> {
+    let given = value.data_type();
+    if (given == DataType::Boolean) != (*wanted == DataType::Boolean) || given.is_numeric() != wanted.is_numeric() {
+        return None;
+    }
+    let cast = value.cast_to(wanted).ok()?;
+    let same = (given.is_floating() && wanted.is_floating()) || cast.cast_to(&given).is_ok_and(|back| back == *value);
+    same.then_some(cast)
 }
 
 fn check_isolation(modes: &st::TransactionModes) -> Result<()> {
@@ -1417,7 +1465,17 @@ fn conform_columns(batch: &RecordBatch, types: &Schema) -> Result<Vec<(FieldRef,
                 return Ok((field.clone(), ScalarValue::iter_to_array(values)?));
             }
             let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
-            Ok((field.clone(), arrow::compute::cast_with_options(array, field.data_type(), &options)?))
+            let cast = |array: &ArrayRef, wanted: &DataType| arrow::compute::cast_with_options(array, wanted, &options);
+            if is_measured(array.data_type()) && is_measured(field.data_type()) {
+                // The statement converts what the announced type does not hold exactly, as it converts a literal.
+                let whole = array.data_type() != &DataType::Boolean && array.data_type().is_numeric() == field.data_type().is_numeric();
+                let exact = cast(array, field.data_type()).ok().filter(|it| whole && cast(it, array.data_type()).is_ok_and(|back| &back == array));
+                return Ok(match exact {
+                    Some(exact) => (field.clone(), exact),
+                    None => (Arc::new(Field::new(field.name(), array.data_type().clone(), true)), array.clone()),
+                });
+            }
+            Ok((field.clone(), cast(array, field.data_type())?))
         })
         .collect()
 }

@@ -175,3 +175,97 @@ async fn loads_convert_as_assignments_do() {
     assert_eq!(rows(&session, "SELECT DISTINCT ts::text FROM times").await, ["2024-05-01 12:00:00"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_are_not_cut() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(
+        &session,
+        "CREATE TABLE t (id int PRIMARY KEY, n int, d numeric(6,2), day date, f double precision);
+         INSERT INTO t VALUES (1, 1, 1.00, '2024-01-01', 0), (2, 2, 2.25, '2024-01-02', 1), (3, 3, 3.00, '2024-01-03', 2)",
+    )
+    .await;
+    let ids = |sql: &'static str, value: ArrayRef| {
+        let session = &session;
+        async move { with(session, sql, vec![value]).await.unwrap_or_else(|error| panic!("{sql}: {error}")) }
+    };
+    let none = Vec::<String>::new();
+    // By key, by another column, in a range, in a list.
+    assert_eq!(ids("SELECT id FROM t WHERE id = ?", doubles(&[2.5])).await, none);
+    assert_eq!(ids("SELECT id FROM t WHERE id = ?", doubles(&[2.0])).await, ["2"]);
+    assert_eq!(ids("SELECT id FROM t WHERE n = ?", doubles(&[2.5])).await, none);
+    assert_eq!(ids("SELECT id FROM t WHERE n < ? ORDER BY id", doubles(&[2.5])).await, ["1", "2"]);
+    assert_eq!(ids("SELECT id FROM t WHERE n > ?", doubles(&[2.5])).await, ["3"]);
+    assert_eq!(ids("SELECT id FROM t WHERE n IN (?, 3)", doubles(&[2.5])).await, ["3"]);
+    let eighth: ArrayRef = Arc::new(Decimal128Array::from(vec![2245_i128]).with_precision_and_scale(6, 3).unwrap());
+    assert_eq!(ids("SELECT id FROM t WHERE d = ?", eighth).await, none);
+    assert_eq!(ids("SELECT id FROM t WHERE d = ?", doubles(&[2.25])).await, ["2"]);
+    let far: ArrayRef = Arc::new(Int64Array::from(vec![5_000_000_000_i64]));
+    assert_eq!(ids("SELECT id FROM t WHERE n < ? ORDER BY id", far).await, ["1", "2", "3"]);
+    let noon: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1_704_153_600_000_000 + 43_200_000_000]));
+    assert_eq!(ids("SELECT id FROM t WHERE day = ?", noon.clone()).await, none);
+    assert_eq!(ids("SELECT id FROM t WHERE day < ? ORDER BY id", noon).await, ["1", "2"]);
+    assert_eq!(ids("SELECT id FROM t WHERE f = ?", doubles(&[-0.0])).await, ["1"]);
+    // The plan that is kept for other values stays.
+    let prepared = session.prepare("SELECT count(*) FROM t WHERE n >= ?", MARKS).await.unwrap();
+    for (value, expected) in [(2.0, "2"), (2.5, "1"), (2.0, "2")] {
+        let Outcome::Rows(found) = session.execute(&prepared, Params::Positional(vec![doubles(&[value])]), None).await.unwrap() else {
+            panic!("no rows")
+        };
+        assert_eq!(text(&found.collect().await.unwrap()), [expected]);
+    }
+    run(&session, "PREPARE by_n (int) AS SELECT id FROM t WHERE n = $1").await;
+    assert_eq!(rows(&session, "EXECUTE by_n (2.5)").await, none);
+    assert_eq!(rows(&session, "EXECUTE by_n (2)").await, ["2"]);
+    // Nor is a result that was announced.
+    assert_eq!(ids("SELECT n + ? FROM t WHERE id = 1", doubles(&[2.0])).await, ["3"]);
+    let error = with(&session, "SELECT n + ? FROM t WHERE id = 1", vec![doubles(&[2.5])]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
+    assert_eq!(ids("SELECT n + ?::numeric(4,1) FROM t WHERE id = 1", doubles(&[2.5])).await, ["3.5"]);
+    assert_eq!(ids("SELECT id FROM t ORDER BY id LIMIT ?", doubles(&[1.0])).await, ["1"]);
+    assert!(with(&session, "SELECT id FROM t ORDER BY id LIMIT ?", vec![doubles(&[1.5])]).await.is_err());
+    // What is assigned is rounded, as a literal is.
+    with(&session, "INSERT INTO t (id, n, d) VALUES (4, ?, ?)", vec![doubles(&[2.7]), doubles(&[1.005])]).await.unwrap();
+    with(&session, "UPDATE t SET n = ? WHERE id = 3", vec![doubles(&[3.7])]).await.unwrap();
+    with(&session, "UPDATE t SET n = ? WHERE id < 2", vec![doubles(&[0.6])]).await.unwrap();
+    with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[5, 6])), ("2", doubles(&[4.5, 5.5]))]).await.unwrap();
+    with_each(&session, "UPDATE t SET n = ? WHERE id = ?", vec![("1", doubles(&[7.5, 8.5])), ("2", doubles(&[5.0, 6.5]))]).await.unwrap();
+    assert_eq!(rows(&session, "SELECT id, n FROM t ORDER BY id").await, ["1|1", "2|2", "3|4", "4|3", "5|8", "6|6"]);
+    // A boolean is no number.
+    let flag: ArrayRef = Arc::new(BooleanArray::from(vec![true]));
+    let error = with(&session, "INSERT INTO t (id, n) VALUES (7, ?)", vec![flag.clone()]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
+    let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true, false]));
+    let error = with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[8, 9])), ("2", flags)]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_zeros_have_no_sign() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int, f double precision, r real)").await;
+    load(&session, "t", vec![vec![("id", ints(&[1])), ("f", doubles(&[-0.0])), ("r", doubles(&[-0.0]))]]).await.unwrap();
+    run(&session, "INSERT INTO t VALUES (2, '-0.0', '-0'), (3, 1, 1)").await;
+    run(&session, "UPDATE t SET f = 0.0::float8 * (-1), r = 0.0::real * (-1) WHERE id = 3").await;
+    with_each(&session, "INSERT INTO t VALUES (?, ?, 0)", vec![("1", ints(&[4, 5])), ("2", doubles(&[-0.0, 0.0]))]).await.unwrap();
+    assert_eq!(rows(&session, "SELECT count(*) FROM t WHERE f = 0.0 AND r = 0.0").await, ["5"]);
+    assert_eq!(rows(&session, "SELECT count(DISTINCT f), count(DISTINCT r) FROM t").await, ["1|1"]);
+    assert_eq!(rows(&session, "SELECT count(*) FROM t AS a JOIN t AS b ON a.f = b.f").await, ["25"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_parameters() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3), (4)").await;
+    let page = "SELECT id FROM t ORDER BY id LIMIT ? OFFSET ?";
+    let prepared = session.prepare(page, MARKS).await.unwrap();
+    let types: Vec<String> = prepared.parameters.fields().iter().map(|field| field.data_type().to_string()).collect();
+    assert_eq!(types, ["Int64", "Int64"]);
+    assert_eq!(with(&session, page, vec![ints(&[2]), ints(&[1])]).await.unwrap(), ["2", "3"]);
+    let inner = "SELECT count(*) FROM (SELECT id FROM t LIMIT ?) AS part WHERE id IN (SELECT id FROM t ORDER BY id OFFSET ?)";
+    assert_eq!(with(&session, inner, vec![ints(&[4]), ints(&[3])]).await.unwrap(), ["1"]);
+    assert_eq!(with(&session, "SELECT id FROM t WHERE id > ? ORDER BY id LIMIT ?", vec![ints(&[1]), ints(&[1])]).await.unwrap(), ["2"]);
+    assert!(with(&session, page, vec![ints(&[-1]), ints(&[0])]).await.is_err());
+}

@@ -158,7 +158,21 @@ impl SessionInner {
                 return Err(Error::state(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
                     .with_hint("prepare the statement again"));
             }
-            Some(announced) => ClientForm::announced(announced),
+            Some(announced) => {
+                // Without the kept plan, a value that does not fit its parameter's type has been planned for.
+                let changed = announced.fields().iter().zip(form.schema().fields()).find(|(then, now)| then.data_type() != now.data_type());
+                if let (Some((then, now)), None) = (changed, &scope.slot) {
+                    let text = format!(
+                        "a parameter's value makes the column \"{}\" {}, which was announced as {}",
+                        then.name(),
+                        now.data_type(),
+                        then.data_type()
+                    );
+                    return Err(Error::state(SqlState::DATATYPE_MISMATCH, text)
+                        .with_hint("cast the parameter in the statement to the type its values have, as in $1::numeric"));
+                }
+                ClientForm::announced(announced)
+            }
             None => form,
         };
         Ok((plan, form))
