@@ -107,8 +107,9 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
     };
     let from = ast::TableWithJoins { relation: source, joins: vec![join] };
 
-    let has_target = ast::Expr::IsNotNull(Box::new(qualified(&target.alias, "_tx_from")));
-    let no_target = ast::Expr::IsNull(Box::new(qualified(&target.alias, "_tx_from")));
+    // Every row is in some file or in memory; a transaction's own rows have no `_tx_from` yet.
+    let has_target = ast::Expr::IsNotNull(Box::new(qualified(&target.alias, "_file")));
+    let no_target = ast::Expr::IsNull(Box::new(qualified(&target.alias, "_file")));
     let has_source = ast::Expr::IsNotNull(Box::new(qualified(&source_name, MARK)));
     let no_source = ast::Expr::IsNull(Box::new(qualified(&source_name, MARK)));
     let conditions: Vec<ast::Expr> = merge

@@ -185,7 +185,8 @@ impl Shape {
         if hidden {
             let time = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
             for (column, field) in [
-                (ScanColumn::TxFrom, Field::new("_tx_from", time.clone(), false)),
+                // A transaction's own rows have none.
+                (ScanColumn::TxFrom, Field::new("_tx_from", time.clone(), true)),
                 (ScanColumn::TxTo, Field::new("_tx_to", time, true)),
                 (ScanColumn::Op, Field::new("_op", DataType::Utf8, false)),
                 (ScanColumn::File, Field::new("_file", DataType::UInt64, false)),
