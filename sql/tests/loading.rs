@@ -269,3 +269,31 @@ async fn limits_are_parameters() {
     assert_eq!(with(&session, "SELECT id FROM t WHERE id > ? ORDER BY id LIMIT ?", vec![ints(&[1]), ints(&[1])]).await.unwrap(), ["2"]);
     assert!(with(&session, page, vec![ints(&[-1]), ints(&[0])]).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_parameters_are_checked() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int PRIMARY KEY, plain json, binary jsonb); INSERT INTO t VALUES (1, '{}', '{}')").await;
+    for sql in [
+        "INSERT INTO t (id, plain) VALUES (2, ?)",
+        "INSERT INTO t (id, binary) VALUES (2, ?)",
+        "INSERT INTO t (id, plain) SELECT 2, ?",
+        "INSERT INTO t (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET plain = ?",
+        "INSERT INTO t (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET binary = ?",
+        "UPDATE t SET plain = ? WHERE id = 1",
+        "UPDATE t SET plain = ? WHERE id < 2",
+        "UPDATE t SET binary = ? WHERE id < 2",
+        "MERGE INTO t USING (SELECT 1 AS id) AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET plain = ?",
+        "MERGE INTO t USING (SELECT 2 AS id) AS s ON t.id = s.id WHEN NOT MATCHED THEN INSERT (id, plain) VALUES (2, ?)",
+        "SELECT ?::json",
+        "SELECT ?::jsonb",
+    ] {
+        let error = with(&session, sql, vec![texts(&["{nope"])]).await.map(|_| ()).expect_err(sql);
+        assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{sql}: {error}");
+        let error = with_each(&session, sql, vec![("1", texts(&["{nope", "{}"]))]).await.expect_err(sql);
+        let expected = if sql.starts_with("SELECT") { SqlState::FEATURE_NOT_SUPPORTED } else { SqlState::INVALID_TEXT_REPRESENTATION };
+        assert_eq!(error.sqlstate, expected, "{sql}: {error}");
+    }
+    assert_eq!(rows(&session, "SELECT id, plain::text, binary::text FROM t").await, ["1|{}|{}"]);
+}

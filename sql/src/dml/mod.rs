@@ -232,6 +232,7 @@ pub(crate) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -
         Bytes,
         Uuid,
         List,
+        Json,
         Other,
     }
     fn family(data_type: &DataType) -> Family {
@@ -250,7 +251,8 @@ pub(crate) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -
             _ => Family::Other,
         }
     }
-    let (given, wanted) = (family(from), family(table.types[at].data_type()));
+    let wanted = if matches!(table.types[at].name(), "json" | "jsonb") { Family::Json } else { family(table.types[at].data_type()) };
+    let given = family(from);
     let fits = match (&given, &wanted) {
         (Family::Any | Family::Text | Family::Other, _) | (_, Family::Text) => true,
         // A time of day from a moment, an id from its bytes.

@@ -16,6 +16,7 @@
 //! Statements that name a moment in time, read a system view, or pass parameters to a table function: their plans hold for one
 //! execution ([`Notes::single`]). Plans that read rows of the statement itself (RETURNING).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use super::Scope;
 use super::functions::is_session_function;
 use crate::catalog::Catalog;
+use crate::catalog::typing::is_json;
 use crate::scan::{LatticeTable, Unread};
 use crate::{Error, Result};
 
@@ -343,6 +345,15 @@ fn current(scope: &Scope, expr: Expr) -> DataFusionResult<Transformed<Expr>> {
     }
 }
 
+/// The field of a parameter as plans know it. A text that is announced as JSON is a text until it has been read: a plan that took it
+/// for JSON would not look at it.
+pub(super) fn unproven(field: &FieldRef) -> FieldRef {
+    if !is_json(field) {
+        return field.clone();
+    }
+    Arc::new(field.as_ref().clone().with_metadata(HashMap::new()))
+}
+
 /// The execution's values with what their announced types say beyond Arrow's.
 fn values(scope: &Scope, slot: &Slot) -> Vec<ScalarAndMetadata> {
     let none: Vec<ScalarValue> = Vec::new();
@@ -351,7 +362,7 @@ fn values(scope: &Scope, slot: &Slot) -> Vec<ScalarAndMetadata> {
         .iter()
         .enumerate()
         .map(|(at, value)| {
-            let metadata = slot.parameters.fields().get(at).map(|field| FieldMetadata::from(field.metadata().clone()));
+            let metadata = slot.parameters.fields().get(at).map(|field| FieldMetadata::from(unproven(field).metadata().clone()));
             ScalarAndMetadata::new(value.clone(), metadata.filter(|metadata| !metadata.is_empty()))
         })
         .collect()

@@ -345,7 +345,8 @@ impl Binder {
 
     /// A planner context that knows the parameter types.
     pub(crate) fn planner_context(&self) -> PlannerContext {
-        PlannerContext::new().with_prepare_param_data_types(self.core.scope.param_types.as_ref().clone())
+        let types = self.core.scope.param_types.iter().map(|field| field.as_ref().map(super::cache::unproven)).collect();
+        PlannerContext::new().with_prepare_param_data_types(types)
     }
 
     /// Plans a query. Parameters stay placeholders unless the scope has their values.
