@@ -79,6 +79,15 @@ pub(crate) struct TableCommit {
     pub(crate) masks: Vec<(FileId, RoaringBitmap)>,
 }
 
+impl TableCommit {
+    /// Whether what moved since the transaction began must be known: where rows lie that it replaces, and which keys were
+    /// written that its files may hold. Single rows that it inserts were checked, and locked, when they were written.
+    fn needs_memory(&self) -> bool {
+        let replaces = self.rows.iter().any(|(_, _, predecessor)| *predecessor != Predecessor::Nothing);
+        replaces || !self.masks.is_empty() || !self.staged.is_empty() && !self.truncate && !self.schema.has_hidden_key()
+    }
+}
+
 /// A finished transaction.
 #[derive(Debug)]
 pub(crate) struct CommitOrder {
@@ -410,7 +419,9 @@ impl Worker {
     /// First committer wins: no row that the transaction wrote may have been written since its snapshot.
     fn check(&self, order: &mut CommitOrder) -> Result<Vec<Vec<Option<RowAddress>>>, Refusal> {
         for writes in &mut order.tables {
-            writes.table.remembers(order.began)?;
+            if writes.needs_memory() {
+                writes.table.remembers(order.began)?;
+            }
             follow_masks(writes)?;
         }
         let order = &*order;
@@ -442,7 +453,9 @@ impl Worker {
             check_masks(writes)?;
             check_validated(order, writes)?;
             // Again, because what was asked above may have been forgotten meanwhile.
-            table.remembers(order.began)?;
+            if writes.needs_memory() {
+                table.remembers(order.began)?;
+            }
             addresses.push(of_table);
         }
         Ok(addresses)

@@ -288,6 +288,7 @@ async fn a_transaction_older_than_what_is_remembered_is_refused() {
     let before = contents(&reader.view(&schema).expect("view")).await;
     update(&writer, &schema, &[(1, "writer")]).await.expect("update");
     update(&inserter, &other, &[(1, "other")]).await.expect("update");
+    inserter.insert(&schema, &rows(&schema, &[(950, "inserted")])).await.expect("insert");
     // Enough to be forgotten of the one table, and less than that of the other.
     for round in 0..10_i64 {
         let filler = begin(&store).await;
@@ -311,12 +312,13 @@ async fn a_transaction_older_than_what_is_remembered_is_refused() {
     late.refresh_snapshot().expect("nothing is written");
     update(&late, &schema, &[(3, "late")]).await.expect("update");
     late.commit().await.expect("commit");
-    inserter.commit().await.expect("the other table is remembered");
+    assert_eq!(contents(&inserter.view(&schema).expect("view")).await.len(), 5, "it replaces no rows of this table");
+    inserter.commit().await.expect("and the other one is remembered");
     let again = begin(&store).await;
     update(&again, &schema, &[(1, "again"), (2, "again")]).await.expect("update");
     again.commit().await.expect("commit");
     let all = now(&store, &schema).await;
-    assert_eq!((all.len(), all[&1].as_str(), all[&3].as_str()), (1_004, "again", "late"));
+    assert_eq!((all.len(), all[&1].as_str(), all[&3].as_str()), (1_005, "again", "late"));
     assert_eq!(now(&store, &other).await[&1], "other");
 }
 
