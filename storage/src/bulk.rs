@@ -3,6 +3,10 @@
 //! Tables with a primary key are sorted in runs of [`RUN_ROWS`] rows; uniqueness is checked inside a run while sorting, and
 //! across runs and against the rows that exist by merging key columns of whatever overlaps. One file is written while the
 //! next run is gathered.
+//!
+//! # Invariants
+//! - BULK-1 a call that is dropped while it waits loses no rows of earlier calls, and the next one goes on from there
+//!   (`tests::a_call_that_is_dropped_loses_no_rows`).
 
 use std::sync::Arc;
 
@@ -81,8 +85,10 @@ impl BulkWriter {
     }
 
     async fn settle(&mut self) -> Result<()> {
-        if let Some(writing) = self.writing.take() {
-            let files = writing.await.map_err(|error| Error::Unavailable(format!("a bulk write stopped: {error}")))??;
+        if let Some(writing) = &mut self.writing {
+            let written = writing.await;
+            self.writing = None;
+            let files = written.map_err(|error| Error::Unavailable(format!("a bulk write stopped: {error}")))??;
             self.files.extend(files);
         }
         Ok(())
@@ -93,14 +99,15 @@ impl BulkWriter {
             return Ok(());
         }
         self.settle().await?;
+        let core = Arc::clone(&self.transaction.shared.core);
+        let first_file = core.next_files(self.buffered_rows.div_ceil(1 << 18) as u64 + 2).await?;
+        // From here on nothing is waited for: whoever drops this call loses no rows.
         let batches = std::mem::take(&mut self.buffered);
         let rows = std::mem::take(&mut self.buffered_rows);
         self.buffered_bytes = 0;
-        let core = Arc::clone(&self.transaction.shared.core);
         let schema = Arc::clone(&self.schema);
         let codec = self.codec.clone();
         let first_row_no = if schema.has_hidden_key() { self.transaction.take_row_numbers(&schema, rows) } else { 0 };
-        let first_file = core.next_files(rows.div_ceil(1 << 18) as u64 + 2).await?;
         let transaction = self.transaction.clone();
         self.writing = Some(tokio::spawn(async move {
             let sorted = {
@@ -274,4 +281,86 @@ fn numbered(schema: &StoredSchema, batches: Vec<RecordBatch>, first: i64) -> Res
             Ok(RecordBatch::try_new(Arc::clone(&arrow), arrays)?)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::datatypes::DataType;
+    use base::{ColumnId, CommitTs, SchemaVersion, TableId};
+    use codec::StoredColumn;
+    use runtime::{ManualClock, Runtime, SimDisk};
+
+    use super::*;
+    use crate::{BeginOptions, Store, StoreOptions};
+
+    /// Lets syncs go on, whatever becomes of the test.
+    struct Pause<'a>(&'a SimDisk);
+
+    impl<'a> Pause<'a> {
+        fn of(disk: &'a SimDisk, path: &str) -> Self {
+            disk.pause_syncs_of(path, true);
+            Self(disk)
+        }
+    }
+
+    impl Drop for Pause<'_> {
+        fn drop(&mut self) {
+            self.0.pause_syncs(false);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_that_is_dropped_loses_no_rows() {
+        let disk = SimDisk::new();
+        let runtime = Runtime::simulated(ManualClock::new(CommitTs(1_000_000)), disk.clone());
+        let mut options = StoreOptions::new("/data".into());
+        options.flush_interval_ms = 0;
+        let store = Store::open(runtime, options).await.expect("opens");
+        let column = StoredColumn {
+            id: ColumnId(1),
+            name: "id".into(),
+            data_type: DataType::Int64,
+            nullable: false,
+            dropped: false,
+            missing: None,
+        };
+        let schema = Arc::new(StoredSchema::new(TableId(1000), SchemaVersion(1), vec![column], vec![0]));
+        let rows = |ids: std::ops::Range<i64>| {
+            let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
+            RecordBatch::try_new(Arc::clone(schema.arrow()), vec![ids]).expect("one column")
+        };
+        let transaction = store.begin(BeginOptions::default()).await.expect("begins");
+        transaction.define(Arc::clone(&schema)).expect("definition");
+        let mut writer = transaction.bulk(&schema).expect("bulk");
+        let wait = Duration::from_millis(100);
+        writer.write(rows(0..3)).await.expect("write");
+        {
+            // While it waits for the ids of files.
+            let _paused = Pause::of(&disk, "/journal/");
+            assert!(tokio::time::timeout(wait, writer.write_run()).await.is_err());
+        }
+        writer.write_run().await.expect("the run is on its way");
+        writer.settle().await.expect("and written");
+        writer.write(rows(3..5)).await.expect("write");
+        {
+            // While it waits for the file of the run before.
+            let _paused = Pause::of(&disk, "/columns/.tmp");
+            writer.write_run().await.expect("the run is on its way");
+            writer.write(rows(5..9)).await.expect("write");
+            assert!(tokio::time::timeout(wait, writer.write_run()).await.is_err());
+        }
+        assert_eq!(writer.finish().await.expect("finish"), 9);
+        transaction.commit().await.expect("commit");
+        let view = store.snapshot().table(&schema).expect("table");
+        let mut count = 0;
+        for partition in view.partitions(1) {
+            let mut batches = view.scan(&partition, &ScanSpec::new(vec![0]));
+            while let Some(batch) = batches.next().await {
+                count += batch.expect("rows").num_rows();
+            }
+        }
+        assert_eq!(count, 9);
+    }
 }
