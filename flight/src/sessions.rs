@@ -16,8 +16,10 @@
 //! - SESS-4 an idle session ends, a busy one does not. Test: `tests::idle_sessions_end_and_busy_ones_stay`.
 //! - SESS-5 a statement prepared in a transaction that has ended runs in the session's one open transaction, because drivers keep
 //!   prepared statements across commits; with none open it commits by itself. Test: `tests::statements_outlive_their_transaction`.
+//! - SESS-6 sessions that clients left behind keep nobody out: at the limit, one that no open connection reaches makes room. Test:
+//!   `tests::deserted_sessions_make_room`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -106,6 +108,8 @@ pub(crate) struct Client {
     held: Mutex<Held>,
     active: AtomicUsize,
     last_used: Mutex<Instant>,
+    /// Open connections that its requests came over.
+    reached_over: Mutex<HashSet<u64>>,
 }
 
 impl fmt::Debug for Client {
@@ -342,7 +346,9 @@ impl Registry {
         let principal = self.authenticate(&credentials, origin).await?;
         audit(&credentials, origin, "logged in", 0);
         let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        self.make_room().await;
         let (client, _) = self.open(principal, origin, Some(token.clone()), None)?;
+        client.reached_over.lock().extend(origin.connection);
         Ok((client, token))
     }
 
@@ -357,7 +363,10 @@ impl Registry {
     }
 
     async fn find(&self, credentials: Credentials, origin: &Origin<'_>, create: bool) -> Result<Resolved> {
-        let found = |client: Arc<Client>, fresh| Resolved { active: Active::new(&client), client, fresh };
+        let found = |client: Arc<Client>, fresh| {
+            client.reached_over.lock().extend(origin.connection);
+            Resolved { active: Active::new(&client), client, fresh }
+        };
         if let Credentials::Bearer(token) = &credentials
             && let Some(client) = self.by_token(token)
         {
@@ -386,8 +395,30 @@ impl Registry {
             return Err(Error::Unauthenticated("there is no session yet".to_owned()));
         }
         let connection = if token.is_none() { origin.connection } else { None };
+        self.make_room().await;
         let (client, fresh) = self.open(principal, origin, token, connection)?;
         Ok(found(client, fresh))
+    }
+
+    /// At the limit, ends a session that no open connection reaches (SESS-6).
+    async fn make_room(&self) {
+        if self.index.lock().clients.len() < self.sessions_max {
+            return;
+        }
+        if let Some(deserted) = self.deserted() {
+            tracing::info!(session = deserted.number, "ended a session that no connection reaches, to make room");
+            self.close(&deserted).await;
+        }
+    }
+
+    /// Of the sessions that no open connection has used, the one to miss least: without a transaction, and unused for longest.
+    /// A client that ends without closing its session leaves one behind.
+    fn deserted(&self) -> Option<Arc<Client>> {
+        let index = self.index.lock();
+        let deserted = index.clients.values().filter(|client| {
+            client.active.load(Ordering::Acquire) == 0 && client.reached_over.lock().is_empty()
+        });
+        deserted.min_by_key(|client| (!client.held.lock().transactions.is_empty(), *client.last_used.lock())).cloned()
     }
 
     async fn authenticate(&self, credentials: &Credentials, origin: &Origin<'_>) -> Result<Principal> {
@@ -479,6 +510,7 @@ impl Registry {
             held: Mutex::default(),
             active: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),
+            reached_over: Mutex::default(),
         });
         if let Some(token) = token {
             index.by_token.insert(token, number);
@@ -539,6 +571,9 @@ impl Registry {
     pub(crate) async fn disconnected(&self, connection: u64) -> Vec<u64> {
         let gone: Vec<Arc<Client>> = {
             let index = self.index.lock();
+            for client in index.clients.values() {
+                client.reached_over.lock().remove(&connection);
+            }
             index.clients.values().filter(|client| client.connection == Some(connection)).cloned().collect()
         };
         for client in &gone {

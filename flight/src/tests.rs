@@ -1164,6 +1164,29 @@ async fn too_many_sessions_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deserted_sessions_make_room() {
+    let mut options = with_users();
+    options.limits.sessions_max = 2;
+    let server = Running::with(options).await;
+    let mut stays = server.login("alice", "a").await;
+    run(&mut stays, "BEGIN").await;
+    for _ in 0..5 {
+        // Clients that go without a word.
+        let mut leaves = server.login("bob", "b").await;
+        assert_eq!(number(&mut leaves, "SELECT 1").await, 1);
+        drop(leaves);
+        // The server hears of the closed connection a moment later.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(server.service.metrics().sessions, 2);
+    run(&mut stays, "COMMIT").await;
+    // Whoever is connected is not deserted.
+    let _second = server.login("bob", "b").await;
+    let mut third = server.connect().await;
+    assert!(third.handshake("bob", "b").await.unwrap_err().to_string().contains("53300"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_large_messages_are_refused() {
     let mut options = FlightOptions::default();
     options.limits.message_bytes_max = 1 << 20;

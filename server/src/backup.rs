@@ -93,6 +93,7 @@ async fn online(args: &BackupArgs) -> Result<String, String> {
     let bar = spinner(format!("{} backs up to {url}", client.uri()));
     let answer = client.rows(&format!("BACKUP TO '{}'", url.replace('\'', "''"))).await;
     bar.finish_and_clear();
+    client.close().await;
     let (_, batches) = answer.map_err(|error| error.to_string())?;
     let batch = batches
         .iter()

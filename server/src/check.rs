@@ -218,6 +218,10 @@ async fn verify(
     (faults, summary)
 }
 
+/// Names of both sides of a foreign key. No column is likely to be called so: inside the subquery a column would win.
+const CHILD: &str = "\"the child row\"";
+const PARENT: &str = "\"the parent row\"";
+
 /// Reads one table; the number of its rows, and what is wrong with it.
 async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
     let mut faults = Vec::new();
@@ -273,15 +277,15 @@ async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
                 let Some(first) = pairs.first() else { continue };
                 let parent = format!("{}.{}", quoted(&first.pk_schema), quoted(&first.pk_table));
                 let set =
-                    pairs.iter().map(|pair| format!("c.{} IS NOT NULL", quoted(&pair.fk_column))).collect::<Vec<_>>();
+                    pairs.iter().map(|pair| format!("{CHILD}.{} IS NOT NULL", quoted(&pair.fk_column))).collect::<Vec<_>>();
                 let equal = pairs
                     .iter()
-                    .map(|pair| format!("p.{} = c.{}", quoted(&pair.pk_column), quoted(&pair.fk_column)))
+                    .map(|pair| format!("{PARENT}.{} = {CHILD}.{}", quoted(&pair.pk_column), quoted(&pair.fk_column)))
                     .collect::<Vec<_>>();
                 expect_none.push((
                     "rows that refer to a row that is not there".to_owned(),
                     format!(
-                        "SELECT count(*) FROM {name} c WHERE {} AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE {})",
+                        "SELECT count(*) FROM {name} {CHILD} WHERE {} AND NOT EXISTS (SELECT 1 FROM {parent} {PARENT} WHERE {})",
                         set.join(" AND "),
                         equal.join(" AND ")
                     ),
@@ -384,7 +388,7 @@ mod tests {
         let engine = Engine::open(store.clone(), EngineOptions::default()).await.unwrap();
         let session = engine.session(Principal::admin(), SessionOptions::default());
         for statement in [
-            "create table p (id int primary key constraint small check (p.id < 9), v text not null)",
+            "create table p (id int primary key constraint small check (p.id < 9), v text not null, c text, p text)",
             "create table c (id int primary key, p int references p, w int)",
             "create index c_w on c (w)",
             "insert into p values (1, 'a'), (2, 'b')",

@@ -218,6 +218,15 @@ impl Client {
         format!("{}://{}", if self.tls { "grpc+tls" } else { "grpc" }, self.address)
     }
 
+    /// Ends the session, which counts against the server's limit as long as it is open.
+    pub async fn close(mut self) {
+        let request = arrow_flight::Action { r#type: "CloseSession".to_owned(), body: Default::default() };
+        // A server that is gone has ended it.
+        if let Ok(mut answers) = self.inner.do_action(request).await {
+            while let Ok(Some(_)) = answers.try_next().await {}
+        }
+    }
+
     /// Runs one statement.
     pub async fn run(&mut self, sql: &str) -> Result<Reply, ClientError> {
         let info = self.inner.execute(sql.to_owned(), None).await?;

@@ -356,7 +356,7 @@ section! { "sql",
         /// `INSERT … SELECT` and bulk ingest of more rows than this write columnar files at once, and commit them by
         /// reference.
         bulk_rows: u64 = 20_000;
-        /// A transaction that does nothing for so long is rolled back; 0 means never.
+        /// A transaction that has done something and then nothing for so long is rolled back; 0 means never.
         idle_transaction_timeout: Span = Span(Duration::from_secs(300));
         /// Folders in which `COPY` may read and write files. Empty forbids `COPY` with files.
         copy_folders: Vec<String> = Vec::new();

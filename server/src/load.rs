@@ -117,14 +117,19 @@ async fn load(args: LoadArgs) -> Result<(), String> {
         let outcome = client.ingest(schema.clone(), table.clone(), !args.no_create, batches).await;
         // The reader ends when its channel closes; it never fails on its own.
         let _ended = reader.await;
-        rows += outcome.map_err(|error| {
-            bar.abandon();
-            format!("{shown}: {error}")
-        })?;
+        match outcome {
+            Ok(more) => rows += more,
+            Err(error) => {
+                bar.abandon();
+                client.close().await;
+                return Err(format!("{shown}: {error}"));
+            }
+        }
         if target.is_none() {
             target = existing(&mut client, schema.as_deref(), &table).await?;
         }
     }
+    client.close().await;
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64().max(1e-3);
     #[allow(clippy::cast_precision_loss, reason = "shown to people")]

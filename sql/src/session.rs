@@ -1146,6 +1146,7 @@ impl Session {
         if let Some(txn) = txn.as_ref().filter(|txn| txn.status() != Status::Ended) {
             if kind_of(&statement.kind) != StatementKind::Transaction {
                 txn.check()?;
+                txn.see_newest()?;
             }
         }
         let ticket = self.inner.ticket(&statement.text);

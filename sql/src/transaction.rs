@@ -7,6 +7,8 @@
 //!   `a_dropped_statement_fails_its_transaction`, `an_error_among_the_rows_fails_the_transaction`.
 //! - TXN-2 nothing idle holds locks and old versions for longer than the limit, and nothing busy is idle. Tests:
 //!   `tests/transactions.rs`, `idle_transactions_let_go`, `a_long_statement_is_not_idle`.
+//! - TXN-3 a transaction sees what was committed when its first statement began. Test: `tests/transactions.rs`,
+//!   `the_first_statement_settles_the_snapshot`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +48,8 @@ struct State {
     catalog: Option<Arc<Catalog>>,
     savepoints: Vec<Savepoint>,
     used: Instant,
+    /// No statement has worked in it yet, so its snapshot may still move.
+    fresh: bool,
     /// Statements that run, or whose rows are being fetched.
     running: usize,
     /// Temporary tables to empty at commit.
@@ -132,6 +136,7 @@ impl Txn {
                 catalog: None,
                 savepoints: Vec::new(),
                 used: Instant::now(),
+                fresh: true,
                 running: 0,
                 empty_at_commit: Vec::new(),
                 changed: Vec::new(),
@@ -149,10 +154,25 @@ impl Txn {
         usable(&mut self.state.lock())
     }
 
-    /// Begins a statement, unless an earlier one failed.
+    /// Before the first statement, what the transaction sees is what there is now: a client that begins its next transaction as
+    /// soon as it has ended one, as drivers do, does not see the past for it.
+    pub(crate) fn see_newest(&self) -> Result<()> {
+        self.renew(&self.state.lock())
+    }
+
+    fn renew(&self, state: &State) -> Result<()> {
+        if state.fresh && state.status == Status::Active {
+            self.storage.refresh_snapshot().map_err(Error::classified)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a statement, unless an earlier one failed. The first one settles what the transaction sees.
     pub(crate) fn work(self: &Arc<Self>) -> Result<Work> {
         let mut state = self.state.lock();
         usable(&mut state)?;
+        self.renew(&state)?;
+        state.fresh = false;
         state.running += 1;
         Ok(Work { txn: self.clone(), done: false })
     }
@@ -168,6 +188,10 @@ impl Txn {
         let mut state = self.state.lock();
         let idle = state.running == 0 && state.used.elapsed() > limit;
         if !idle || !matches!(state.status, Status::Active | Status::Failed) {
+            return false;
+        }
+        if state.fresh && self.renew(&state).is_ok() {
+            // It holds nothing but its snapshot, which has moved on.
             return false;
         }
         state.status = Status::Expired;

@@ -138,6 +138,28 @@ async fn idle_transactions_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_statement_settles_the_snapshot() {
+    let world = World::with(impatient()).await;
+    let (session, by_handle, other) = (world.admin(), world.admin(), world.admin());
+    run(&other, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    run(&session, "BEGIN").await;
+    let handle = by_handle.begin().await.unwrap();
+    run(&other, "INSERT INTO t VALUES (1); ALTER TABLE t ADD COLUMN v int DEFAULT 7").await;
+    // Drivers without autocommit keep one open all the time.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    session.expire_idle_transactions();
+    by_handle.expire_idle_transactions();
+    assert_eq!(rows(&session, "SELECT id, v FROM t").await, ["1|7"]);
+    let Outcome::Rows(found) = within(&by_handle, handle, "SELECT v FROM t").await.unwrap() else { panic!("rows") };
+    assert_eq!(common::text(&found.collect().await.unwrap()), ["7"]);
+    run(&other, "INSERT INTO t VALUES (2)").await;
+    assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["1"], "now it stays");
+    run(&session, "COMMIT").await;
+    assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["2"]);
+    by_handle.rollback(handle).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_statement_is_not_idle() {
     let world = World::with(impatient()).await;
     let session = world.admin();

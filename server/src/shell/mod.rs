@@ -76,23 +76,9 @@ pub async fn run(args: SqlArgs) -> ExitCode {
         timing: args.timing || !batch,
         interactive: !batch,
     };
-    if !batch {
-        return shell.converse().await;
-    }
-    for text in &args.command {
-        if !shell.script(text).await {
-            return ExitCode::FAILURE;
-        }
-    }
-    for path in &args.file {
-        if !shell.file(path).await {
-            return ExitCode::FAILURE;
-        }
-    }
-    if args.command.is_empty() && args.file.is_empty() && !shell.file(Path::new("-")).await {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    let code = if batch { shell.batch(&args.command, &args.file).await } else { shell.converse().await };
+    shell.client.close().await;
+    code
 }
 
 #[derive(Debug)]
@@ -106,6 +92,24 @@ struct Shell {
 }
 
 impl Shell {
+    /// Runs commands and files, or what stands in standard input, until one fails.
+    async fn batch(&mut self, commands: &[String], files: &[PathBuf]) -> ExitCode {
+        for text in commands {
+            if !self.script(text).await {
+                return ExitCode::FAILURE;
+            }
+        }
+        for path in files {
+            if !self.file(path).await {
+                return ExitCode::FAILURE;
+            }
+        }
+        if commands.is_empty() && files.is_empty() && !self.file(Path::new("-")).await {
+            return ExitCode::FAILURE;
+        }
+        ExitCode::SUCCESS
+    }
+
     async fn converse(&mut self) -> ExitCode {
         say(&format!(
             "LatticeDB {} at {}. Type \\? for help, \\q to leave.\n",
