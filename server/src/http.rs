@@ -201,7 +201,7 @@ async fn page(State(status): State<Status>, ConnectInfo(peer): ConnectInfo<Peer>
                     "transactions",
                     format!(
                         "{} committed, {} rolled back, {} conflicts",
-                        counts.commits, counts.rollbacks, stats.conflicts
+                        counts.commits, counts.rollbacks, counts.conflicts
                     ),
                 ),
                 ("query memory", bytes(counts.memory_used)),

@@ -80,6 +80,7 @@ metrics! {
     "lattice_sql_rows_written_total" counter "Rows written by statements." |s| s.engine.rows_written;
     "lattice_sql_transactions_committed_total" counter "Transactions committed." |s| s.engine.commits;
     "lattice_sql_transactions_rolled_back_total" counter "Transactions rolled back." |s| s.engine.rollbacks;
+    "lattice_sql_conflicts_total" counter "Statements and commits that failed with 40001, for their clients to run again." |s| s.engine.conflicts;
     "lattice_sql_plans_made_total" counter "Executions of SELECT, INSERT, UPDATE, DELETE and MERGE that were planned." |s| s.engine.plans_made;
     "lattice_sql_plans_reused_total" counter "Executions that used the plan of an earlier one, or of their preparation." |s| s.engine.plans_reused;
     "lattice_sql_memory_bytes" gauge "Memory reserved by running queries." |s| s.engine.memory_used;
@@ -96,7 +97,7 @@ metrics! {
     "lattice_flight_logins_throttled_total" counter "Log-ins that had to wait, or were refused unchecked, after failed ones." |s| s.wire.logins_throttled;
     "lattice_storage_commits_total" counter "Commits in the log." |s| s.store.commits;
     "lattice_storage_groups_total" counter "Log entries that carried commits: less than the commits when they share." |s| s.store.groups;
-    "lattice_storage_conflicts_total" counter "Transactions refused because another one won." |s| s.store.conflicts;
+    "lattice_storage_conflicts_total" counter "Times a transaction met a row that another had committed since its snapshot, in a statement or at its commit. Autocommit statements are then tried again." |s| s.store.conflicts;
     "lattice_storage_lock_waits_total" counter "Waits for a row lock." |s| s.store.lock_waits;
     "lattice_storage_deadlocks_total" counter "Transactions that gave up because they waited for each other." |s| s.store.deadlocks;
     "lattice_storage_flushes_total" counter "Moves of rows from the row tier to the column tier." |s| s.store.flushes;

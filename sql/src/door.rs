@@ -230,6 +230,8 @@ pub struct EngineMetrics {
     pub plans_made: u64,
     /// Executions that used the plan of an earlier one, or of their preparation.
     pub plans_reused: u64,
+    /// Statements and commits that failed with 40001.
+    pub conflicts: u64,
     /// Statements running now.
     pub running: u64,
     /// Bytes reserved by running queries.

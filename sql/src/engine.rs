@@ -116,6 +116,7 @@ impl Engine {
             sessions: read(&counters.sessions),
             plans_made: read(&counters.plans_made),
             plans_reused: read(&counters.plans_reused),
+            conflicts: read(&counters.conflicts),
             running: self.inner.queries.count(),
             memory_used: self.inner.base.runtime_env().memory_pool.reserved() as u64,
         }

@@ -56,6 +56,16 @@ pub(crate) struct Counters {
     pub(crate) sessions: AtomicU64,
     pub(crate) plans_made: AtomicU64,
     pub(crate) plans_reused: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+}
+
+impl Counters {
+    /// Counts an error that a client is told, if another transaction is the reason.
+    pub(crate) fn told(&self, error: &Error) {
+        if error.sqlstate == SqlState::SERIALIZATION_FAILURE {
+            self.conflicts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// All running statements.
@@ -197,6 +207,7 @@ impl Ticket {
 
     fn note(&self, error: &Error) {
         let counters = &self.registry.counters;
+        counters.told(error);
         if error.kind == ErrorKind::Cancelled { &counters.cancelled } else { &counters.failed }.fetch_add(1, Ordering::Relaxed);
     }
 

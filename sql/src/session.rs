@@ -1247,7 +1247,7 @@ impl Session {
             }
             (Ok(total), false) => {
                 ticket.stage(Stage::Committing);
-                session.commit(&txn).await?;
+                session.commit(&txn).await.inspect_err(|error| session.engine.queries.counters.told(error))?;
                 Ok(session.wrap(Produced::Written(total), ticket))
             }
             (Err(error), interactive) => {
@@ -1300,7 +1300,7 @@ impl Session {
         self.inner.handles.lock().remove(&id);
         match (self.inner.work(&txn), txn.status()) {
             (Ok(mut work), _) => {
-                let committed = self.inner.commit(&txn).await;
+                let committed = self.inner.commit(&txn).await.inspect_err(|error| self.inner.engine.queries.counters.told(error));
                 work.done();
                 committed
             }
@@ -1377,7 +1377,7 @@ impl Session {
             (Ok(rows), interactive) => {
                 if !interactive {
                     ticket.stage(Stage::Committing);
-                    session.commit(&txn).await?;
+                    session.commit(&txn).await.inspect_err(|error| session.engine.queries.counters.told(error))?;
                 }
                 working.iter_mut().for_each(Work::done);
                 session.engine.queries.counters.rows_written.fetch_add(rows, Ordering::Relaxed);

@@ -67,21 +67,40 @@ impl Folder {
         Ok(Self { cluster, _lock: lock })
     }
 
+    /// Refuses a folder that holds anything: a backup is restored into an empty or new one.
+    pub(crate) fn check_free(runtime: &Runtime, path: &Path) -> Result<()> {
+        let disk = runtime.disk.as_ref();
+        let failed = |what: &str, error: std::io::Error| {
+            Error::Folder(format!("cannot {what} data folder {}: {error}", path.display()))
+        };
+        if !disk.exists(path).map_err(|error| failed("look at", error))? {
+            return Ok(());
+        }
+        let names = disk.read_dir(path).map_err(|error| failed("list", error))?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let (what, advice) = if names.iter().any(|name| name == IDENTITY) {
+            ("is a database already", "restore into an empty or new folder")
+        } else if names.iter().any(|name| name == RESTORING) {
+            ("holds a restore that was not finished", "remove it, or restore into a new folder")
+        } else {
+            ("is not empty", "restore into an empty or new folder")
+        };
+        Err(Error::Folder(format!(
+            "{} {what}: {advice} (--data); nothing is restored over what is there",
+            path.display()
+        )))
+    }
+
     /// Begins to make a folder from a backup: takes an empty or new one, and marks it.
     pub(crate) fn restore(runtime: &Runtime, path: &Path) -> Result<Unfinished> {
         let disk = runtime.disk.as_ref();
         let failed = |what: &str, error: std::io::Error| {
             Error::Folder(format!("cannot {what} data folder {}: {error}", path.display()))
         };
-        if disk.exists(path).map_err(|error| failed("look at", error))? {
-            let names = disk.read_dir(path).map_err(|error| failed("list", error))?;
-            if !names.is_empty() {
-                return Err(Error::Folder(format!(
-                    "{} is not empty: name a new folder with --data, nothing is restored over what is there",
-                    path.display()
-                )));
-            }
-        } else {
+        Self::check_free(runtime, path)?;
+        if !disk.exists(path).map_err(|error| failed("look at", error))? {
             runtime::create_dir_durably(disk, path).map_err(|error| failed("create", error))?;
         }
         let lock = disk.lock_exclusive(&path.join(LOCK)).map_err(|error| failed("lock", error))?;

@@ -95,7 +95,7 @@ pub struct StoreStats {
     pub commits: u64,
     /// Log entries that carried them.
     pub groups: u64,
-    /// Transactions refused because another one won.
+    /// Times a transaction met a row that another had committed since its snapshot: in a statement or at its commit.
     pub conflicts: u64,
     /// Times a statement waited for a row lock.
     pub lock_waits: u64,

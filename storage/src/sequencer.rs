@@ -402,7 +402,9 @@ impl Worker {
         }
         match self.check(&mut order) {
             Err(Refusal::Failed(error)) => {
-                self.shared.stats.conflicts.fetch_add(1, Ordering::Relaxed);
+                if matches!(error, Error::WriteConflict { .. }) {
+                    self.shared.stats.conflicts.fetch_add(1, Ordering::Relaxed);
+                }
                 Decision { ending: order.ending, reply }.tell(Err(error));
             }
             Err(Refusal::Unvalidated) => {

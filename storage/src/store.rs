@@ -81,6 +81,8 @@ pub(crate) struct Counters {
     pub(crate) column_rows: Arc<AtomicU64>,
     pub(crate) flushes: AtomicU64,
     pub(crate) merges: AtomicU64,
+    /// Those that transactions found before their commit was ordered; the sequencer counts its own.
+    pub(crate) conflicts: AtomicU64,
 }
 
 impl Store {
@@ -299,7 +301,7 @@ impl Store {
             row_tier_limit_bytes: core.options.row_tier_bytes,
             commits: core.state.commits.load(Ordering::Relaxed),
             groups: sequencer.groups.load(Ordering::Relaxed),
-            conflicts: sequencer.conflicts.load(Ordering::Relaxed),
+            conflicts: sequencer.conflicts.load(Ordering::Relaxed) + core.counters.conflicts.load(Ordering::Relaxed),
             lock_waits: core.locks.waits.load(Ordering::Relaxed),
             deadlocks: core.locks.deadlocks.load(Ordering::Relaxed),
             fsyncs: journal.syncs,

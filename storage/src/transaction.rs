@@ -232,9 +232,15 @@ impl Transaction {
         let Some(table) = self.shared.core.state.table(table) else { return Ok(()) };
         let snapshot = self.snapshot_ts();
         if keys.iter().any(|key| self.shared.core.sequencer.newest(&table, key).is_some_and(|ts| ts > snapshot)) {
-            return Err(Error::WriteConflict { table: table.id });
+            return Err(self.conflict(table.id));
         }
         table.remembers(self.shared.began())
+    }
+
+    /// A row of the table was committed by another transaction since the snapshot of this one.
+    fn conflict(&self, table: TableId) -> Error {
+        self.shared.core.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+        Error::WriteConflict { table }
     }
 
     async fn take_locks(&self, table: TableId, keys: &[RowKey]) -> Result<()> {
@@ -328,7 +334,7 @@ impl Transaction {
                 !mine && self.shared.core.sequencer.newest(&table, key).is_some_and(|ts| ts > snapshot)
             });
             if written {
-                return Err(Error::WriteConflict { table: schema.table });
+                return Err(self.conflict(schema.table));
             }
             table.remembers(self.shared.began())?;
         }
@@ -557,7 +563,11 @@ impl Transaction {
             ending,
         });
         for _ in 0..VALIDATIONS {
-            validate(core, &mut order).await?;
+            validate(core, &mut order).await.inspect_err(|error| {
+                if matches!(error, Error::WriteConflict { .. }) {
+                    core.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                }
+            })?;
             let (reply, outcome) = oneshot::channel();
             core.sequencer.send(Order::Commit { order, reply })?;
             match outcome.await.map_err(|_| Error::Indeterminate)? {
@@ -567,7 +577,7 @@ impl Transaction {
             }
         }
         let table = order.tables.iter().map(|writes| writes.table.id).next().unwrap_or_default();
-        Err(Error::WriteConflict { table })
+        Err(self.conflict(table))
     }
 
     /// Forgets all writes and releases the locks. A transaction whose commit has begun ends with that.

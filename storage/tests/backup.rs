@@ -376,7 +376,7 @@ async fn places_that_are_not_for_backups_are_refused() {
     let error = restore(&backup, &foreign).await.expect_err("not empty").to_string();
     assert!(error.contains("is not empty"), "{error}");
     let error = restore(&backup, &folder.path().join("a")).await.expect_err("a database").to_string();
-    assert!(error.contains("is not empty"), "{error}");
+    assert!(error.contains("is a database already"), "{error}");
     assert_eq!(now(&store, &schema).await.len(), 79);
 }
 

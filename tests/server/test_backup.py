@@ -142,7 +142,7 @@ def test_what_is_refused(tmp_path):
         assert len(away.stderr.strip().splitlines()) <= 3, away.stderr
         assert run("backup", tmp_path / "backup", *host(server)).returncode == 0
         refused = run("restore", tmp_path / "backup", "--data", server.data)
-        assert refused.returncode == 1 and "not empty" in refused.stderr
+        assert refused.returncode == 1 and "is a database already: restore into an empty or new folder" in refused.stderr, refused.stderr
     nobody = run("backup", tmp_path / "b", "--host", "127.0.0.1:1")
     assert nobody.returncode == 1 and "no server answers" in nobody.stderr
     nothing = run("restore", tmp_path / "none", "--data", tmp_path / "copy")

@@ -722,6 +722,7 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
                 ("rows_sent", read(&counters.rows_sent)),
                 ("rows_written", read(&counters.rows_written)),
                 ("sessions", read(&counters.sessions)),
+                ("conflicts", read(&counters.conflicts)),
                 ("store_commits", stats.commits),
                 ("store_conflicts", stats.conflicts),
                 ("store_flushes", stats.flushes),

@@ -79,7 +79,10 @@ impl Implicit<'_> {
 
     async fn commit(&mut self) -> Result<()> {
         match self.take() {
-            Some(txn) => self.session.inner.commit(&txn).await,
+            Some(txn) => {
+                let inner = &self.session.inner;
+                inner.commit(&txn).await.inspect_err(|error| inner.engine.queries.counters.told(error))
+            }
             None => Ok(()),
         }
     }

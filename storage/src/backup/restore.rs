@@ -32,6 +32,8 @@ impl Store {
     ) -> Result<BackupReport> {
         let backup = Backup::open(runtime, url).await?;
         let contents = backup.checkpoint().await?;
+        // The folder first: of a database that is there already, its column tier would be blamed.
+        Folder::check_free(runtime, &options.data)?;
         check_columns(runtime, options).await?;
         let unfinished = Folder::restore(runtime, &options.data)?;
         let columns = take_columns(runtime, options, &unfinished).await?;
