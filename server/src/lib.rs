@@ -30,6 +30,7 @@ pub mod measure;
 pub mod metrics;
 pub mod serve;
 pub mod shell;
+mod names;
 mod words;
 
 pub use cli::run;
