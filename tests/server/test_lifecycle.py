@@ -206,7 +206,7 @@ def test_the_shell(server):
     done = run("sql", *host, "--format", "json", stdin="select id, name from t where id = 2;")
     assert done.stdout == '[{"id":2,"name":null}]\n'
     done = run("sql", *host, "-c", "\\d t")
-    assert done.returncode == 0 and "not null" in done.stdout and "primary key" in done.stdout, done.stdout
+    assert done.returncode == 0 and "not null" in done.stdout and "PRIMARY KEY (id)" in done.stdout, done.stdout
     done = run("sql", *host, "-c", "\\dt")
     assert "public" in done.stdout and " t " in done.stdout
     failed = run("sql", *host, "-c", "select nam from t; select 'never'")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
 import pathlib
+import pty
+import select
 import subprocess
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +49,139 @@ def refused(done: subprocess.CompletedProcess, *parts: str) -> str:
     for part in parts:
         assert part in done.stderr, done.stderr
     return done.stderr
+
+
+# What the shell prints.
+
+
+def test_csv_has_every_row(server):
+    done = sql(server, "--format", "csv", "-c", "select 1 a, array['x', null, 'two words'] e union all select 2, null order by 1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == 'a,e\n1,"{x,NULL,""two words""}"\n2,\n'
+    done = sql(server, "--format", "csv", "-c", "select null as a union all select '' order by 1")
+    assert sorted(done.stdout.split("\n")[1:-1]) == ["", '""']
+    done = sql(server, "--format", "json", "-c", "select array[1, 2] as e")
+    assert json.loads(done.stdout) == [{"e": [1, 2]}]
+
+
+def test_output_that_cannot_be_written_is_an_error(server):
+    with open("/dev/full", "w") as full:
+        command = [lattice.default_binary(), "sql", *host(server), "--format", "csv", "-c", "select 1 as a"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "the result cannot be written" in done.stderr, done.stderr
+
+
+def test_a_file_that_fails_names_the_line(server, tmp_path):
+    script = tmp_path / "script.sql"
+    script.write_text("select 1;\n\n\\timing\n\\oops\nselect 2;\n")
+    done = sql(server, "-f", script)
+    assert refused(done, f"{script}:4: unknown command \\oops") and "| 2 |" not in done.stdout
+    script.write_text("select 1;\nselect\n  nothing;\n")
+    refused(sql(server, "-f", script), f"{script}:2: ERROR: 42703")
+
+
+def test_describe(server):
+    done = sql(
+        server, "-c",
+        """create table makers (id bigint primary key, name text);
+        create table "Goods" (
+            id bigint generated always as identity primary key,
+            maker bigint references makers (id) on delete cascade,
+            price numeric(10, 2) not null check (price > 0),
+            doubled numeric(12, 2) generated always as (price * 2) stored,
+            tags text[] default array['x'],
+            code varchar(8) unique);
+        create index goods_price on "Goods" (price, maker);
+        create view cheap as select id, price from "Goods" where price < 1;
+        create sequence tickets""",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = sql(server, "-c", '\\d "Goods"').stdout
+    for part in [
+        'Table public."Goods"', "numeric(10,2)", "text[]", "varchar(8)", "generated always as identity", "stored",
+        "FOREIGN KEY (maker) REFERENCES public.makers (id) ON DELETE CASCADE", "CHECK (", "price > 0", "PRIMARY KEY (id)",
+        "goods_price (price, maker)", " UNIQUE (code)",
+    ]:  # fmt: skip
+        assert part in shown, (part, shown)
+    assert 'Referred to from:\n    public."Goods" by ' in sql(server, "-c", "\\d makers").stdout
+    view = sql(server, "-c", "\\d cheap").stdout
+    assert "numeric(10,2)" in view and "Definition:" in view and "CREATE VIEW public.cheap" in view, view
+    refused(sql(server, "-c", "\\d Goods"), 'did you mean \\d "Goods"?')
+    refused(sql(server, "-c", "\\d nothing"), "there is no table or view named `nothing`")
+    listed = sql(server, "-c", "\\di").stdout
+    assert "goods_price" in listed and "primary key" in listed, listed
+    assert "goods_price" not in sql(server, "-c", "\\di mak*").stdout
+    assert "bytes_in_files" in sql(server, "-c", "\\dt+").stdout
+    assert "cheap" not in sql(server, "-c", "\\dt").stdout and "cheap" in sql(server, "-c", "\\dv").stdout
+    assert "tickets" in sql(server, "-c", "\\d").stdout and "tickets" in sql(server, "-c", "\\ds tick*").stdout
+    assert "increment" in sql(server, "-c", "\\d tickets").stdout
+
+
+class Terminal:
+    """A shell at a pseudo-terminal."""
+
+    def __init__(self, *args, env=None):
+        self.text = ""
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("LATTICE_")}
+        clean |= {"LATTICE_HISTORY": "", "TERM": "xterm"} | (env or {})
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(lattice.default_binary(), [lattice.default_binary(), *map(str, args)], clean)
+
+    def wait_for(self, part: str, timeout: float = 30) -> str:
+        deadline = time.monotonic() + timeout
+        while part not in self.text:
+            ready, _, _ = select.select([self.fd], [], [], 0.2)
+            if ready:
+                try:
+                    data = os.read(self.fd, 65536)
+                except OSError:
+                    data = b""
+                if not data:
+                    break
+                self.text += data.decode(errors="replace")
+            assert time.monotonic() < deadline, f"no {part!r} in {self.text!r}"
+        assert part in self.text, self.text
+        before, _, self.text = self.text.partition(part)
+        return before + part
+
+    def send(self, line: str) -> None:
+        os.write(self.fd, (line + "\r").encode())
+
+    def end(self) -> int:
+        while True:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except OSError:
+                break
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_the_prompt(server):
+    shell = Terminal("sql", *host(server))
+    shell.wait_for("lattice=> ")
+    shell.send("help")
+    shell.wait_for("Statements end with a semicolon")
+    shell.wait_for("lattice=> ")
+    shell.send("select 6 *")
+    shell.wait_for("lattice-> ")
+    shell.send("7 as answer, 'a")
+    shell.wait_for("lattice'> ")
+    shell.send("b' as t;")
+    shell.wait_for("42")
+    shell.wait_for("lattice=> ")
+    shell.send("select")
+    shell.wait_for("lattice-> ")
+    shell.send("quit")
+    shell.wait_for("\\q leaves")
+    shell.wait_for("lattice-> ")
+    shell.send("\\r")
+    shell.wait_for("lattice=> ")
+    shell.send("exit;")
+    assert shell.end() == 0
 
 
 # Files to load.

@@ -1,8 +1,10 @@
 //! `lattice sql`: a shell over Flight SQL.
 //!
 //! Statements may span lines and end with a semicolon; lines that start with a backslash are commands to the shell.
-//! With `-c`, `-f` or input from a pipe it runs what it is given and stops at the first error with exit code 1.
+//! With `-c`, `-f` or input from a pipe it runs what it is given and stops at the first error with exit code 1; errors of
+//! a file carry its name and the line where the statement begins.
 
+mod describe;
 mod print;
 mod split;
 
@@ -11,17 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
 use futures::TryStreamExt;
-use rustyline::completion::Completer;
+use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
-use rustyline::hint::Hinter;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Editor, Helper};
 
 pub use print::{Format, Printer};
 pub use split::{is_blank, split};
+
+use self::describe::Listing;
 
 use crate::client::{Client, ClientError, ConnectArgs, Reply};
 
@@ -48,11 +47,14 @@ const HELP: &str = "\
 Statements end with a semicolon and may span lines. Ctrl-C cancels a running statement, Ctrl-D leaves.
 
   \\d               tables, views and sequences        \\timing          show how long statements take
-  \\d NAME          columns and keys of a table        \\x               one column per line
-  \\dt  \\dv  \\dn    tables, views, schemas             \\format FORMAT   table, csv or json
-  \\l               catalogs                           \\i FILE          run a file
-  \\conninfo        where this shell is connected      \\q               leave
+  \\d NAME          columns, keys, indexes of a table  \\x               one column per line
+  \\dt  \\dv  \\di    tables, views, indexes            \\format FORMAT   table, csv or json
+  \\ds  \\dn  \\l     sequences, schemas, catalogs      \\i FILE          run a file
+  \\dt+             tables with rows and sizes         \\r               forget what was typed of a statement
+  \\conninfo        where this shell is connected      \\q               leave; so do exit and quit
   \\?               this help
+
+A pattern may follow \\d, \\dt, \\dv, \\di and \\ds: \\dt ord*. SHOW CREATE TABLE NAME; writes a table's definition.
 ";
 
 /// After this long a waiting user is told that the statement still runs.
@@ -75,6 +77,7 @@ pub async fn run(args: SqlArgs) -> ExitCode {
         expanded: false,
         timing: args.timing || !batch,
         interactive: !batch,
+        place: None,
     };
     let code = if batch { shell.batch(&args.command, &args.file).await } else { shell.converse().await };
     shell.client.close().await;
@@ -89,6 +92,14 @@ struct Shell {
     expanded: bool,
     timing: bool,
     interactive: bool,
+    /// The file that runs, and the line of the statement in it.
+    place: Option<(String, usize)>,
+}
+
+/// What a line at the prompt led to.
+enum Flow {
+    Next,
+    Leave,
 }
 
 impl Shell {
@@ -116,36 +127,41 @@ impl Shell {
             env!("CARGO_PKG_VERSION"),
             self.client.uri()
         ));
-        let mut editor = match Editor::<Assist, _>::new() {
+        let mut editor = match DefaultEditor::new() {
             Ok(editor) => editor,
             Err(error) => {
                 complain(&format!("the terminal cannot be read: {error}"));
                 return ExitCode::FAILURE;
             }
         };
-        editor.set_helper(Some(Assist {}));
         let history = history_path();
         if let Some(path) = &history {
             // A missing file is a shell that was never used.
             let _missing = editor.load_history(path);
         }
-        loop {
-            match editor.readline("lattice=> ") {
+        let (mut pending, mut typed) = (String::new(), String::new());
+        'lines: loop {
+            match editor.readline(&split::prompt(&pending)) {
                 Ok(text) => {
-                    let text = text.trim();
-                    if text.is_empty() {
-                        continue;
-                    }
-                    // A history that cannot grow is no reason to stop.
-                    let _unsaved = editor.add_history_entry(text);
-                    if text.starts_with('\\') {
-                        match self.meta(text).await {
-                            Meta::Quit => break,
-                            Meta::Done(_) => {}
+                    typed.push_str(&text);
+                    typed.push('\n');
+                    // A paste may hold several lines.
+                    for line in text.split('\n') {
+                        if matches!(self.typed(line, &mut pending).await, Flow::Leave) {
+                            break 'lines;
                         }
-                    } else {
-                        self.script(text).await;
                     }
+                    if is_blank(&pending) {
+                        if !typed.trim().is_empty() {
+                            // A history that cannot grow is no reason to stop.
+                            let _unsaved = editor.add_history_entry(typed.trim());
+                        }
+                        typed.clear();
+                    }
+                }
+                Err(ReadlineError::Interrupted) if !is_blank(&pending) => {
+                    pending.clear();
+                    typed.clear();
                 }
                 Err(ReadlineError::Interrupted) => say("Type \\q or press Ctrl-D to leave.\n"),
                 Err(ReadlineError::Eof) => break,
@@ -166,17 +182,59 @@ impl Shell {
         ExitCode::SUCCESS
     }
 
+    /// Takes a line from the prompt; `pending` is the unfinished statement before it, and after it.
+    async fn typed(&mut self, line: &str, pending: &mut String) -> Flow {
+        let word = line.trim().trim_end_matches(';').trim_end().to_lowercase();
+        let fresh = is_blank(pending);
+        match word.as_str() {
+            "" if fresh => return Flow::Next,
+            "exit" | "quit" if fresh => return Flow::Leave,
+            "help" if fresh => {
+                say(HELP);
+                return Flow::Next;
+            }
+            "exit" | "quit" => say("A statement is unfinished: \\q leaves, \\r forgets the statement.\n"),
+            "\\r" | "\\reset" => {
+                pending.clear();
+                return Flow::Next;
+            }
+            _ => {}
+        }
+        if line.trim_start().starts_with('\\') && !split::is_inside(pending) {
+            return match self.meta(line.trim()).await {
+                Meta::Quit => Flow::Leave,
+                Meta::Done(_) => Flow::Next,
+            };
+        }
+        pending.push_str(line);
+        pending.push('\n');
+        let (statements, rest) = split(pending);
+        *pending = rest;
+        for statement in statements {
+            if !self.statement(&statement).await {
+                pending.clear();
+                break;
+            }
+        }
+        Flow::Next
+    }
+
     async fn file(&mut self, path: &Path) -> bool {
-        let text = if path == Path::new("-") {
+        let (name, text) = if path == Path::new("-") {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
+            ("<stdin>".to_owned(), std::io::stdin().read_to_string(&mut text).map(|_| text))
         } else {
-            std::fs::read_to_string(path)
+            (path.display().to_string(), std::fs::read_to_string(path))
         };
         match text {
-            Ok(text) => Box::pin(self.script(&text)).await,
+            Ok(text) => {
+                let outer = self.place.replace((name, 0));
+                let ok = Box::pin(self.script(&text)).await;
+                self.place = outer;
+                ok
+            }
             Err(error) => {
-                complain(&format!("cannot read {}: {error}", path.display()));
+                self.complain(&format!("cannot read {name}: {error}"));
                 false
             }
         }
@@ -185,15 +243,18 @@ impl Shell {
     /// Runs statements (and, at line starts, shell commands) until one fails.
     async fn script(&mut self, text: &str) -> bool {
         let mut pending = String::new();
-        for line in text.split_inclusive('\n') {
-            if is_blank(&pending) && line.trim_start().starts_with('\\') {
-                pending.clear();
-                match self.meta(line.trim()).await {
-                    Meta::Quit => return true,
-                    Meta::Done(true) => {}
-                    Meta::Done(false) => return false,
+        for (at, line) in text.split_inclusive('\n').enumerate() {
+            if is_blank(&pending) {
+                self.at_line(at + 1);
+                if line.trim_start().starts_with('\\') {
+                    pending.clear();
+                    match self.meta(line.trim()).await {
+                        Meta::Quit => return true,
+                        Meta::Done(true) => {}
+                        Meta::Done(false) => return false,
+                    }
+                    continue;
                 }
-                continue;
             }
             pending.push_str(line);
             let (statements, rest) = split(&pending);
@@ -201,10 +262,30 @@ impl Shell {
                 if !self.statement(&statement).await {
                     return false;
                 }
+                self.at_line(at + 1);
             }
             pending = rest;
         }
         is_blank(&pending) || self.statement(pending.trim()).await
+    }
+
+    fn at_line(&mut self, line: usize) {
+        if let Some((_, at)) = &mut self.place {
+            *at = line;
+        }
+    }
+
+    /// `file.sql:3: ` while a file runs.
+    fn prefix(&self) -> String {
+        self.place.as_ref().map(|(name, line)| format!("{name}:{line}: ")).unwrap_or_default()
+    }
+
+    fn complain(&self, text: &str) {
+        complain(&format!("{}{text}", self.prefix()));
+    }
+
+    fn report(&self, error: &ClientError) {
+        eprint_line(&format!("{}ERROR: {error}", self.prefix()));
     }
 
     /// Runs one statement and shows what it gave. `false` when it failed.
@@ -228,7 +309,7 @@ impl Shell {
                 true
             }
             Err(error) => {
-                report(&error);
+                self.report(&error);
                 if error.is_disconnect()
                     && self.interactive
                     && let Ok(client) = Client::connect(&self.connect).await
@@ -248,18 +329,15 @@ impl Shell {
                 let mut printer = Printer::new(&mut buffer, schema, self.format, self.expanded);
                 while let Some(batch) = batches.try_next().await? {
                     waiting.saw(batch.num_rows());
-                    if printer.write(&batch).is_err() {
-                        // The reader of our output has gone, as `| head` does.
-                        std::process::exit(0);
-                    }
+                    written(printer.write(&batch))?;
                 }
                 waiting.hide();
-                let Ok(rows) = printer.finish() else { std::process::exit(0) };
+                let rows = written(printer.finish())?;
                 if self.format == Format::Table {
                     let noun = if rows == 1 { "row" } else { "rows" };
-                    let _closed = writeln!(buffer, "{rows} {noun}");
+                    written(writeln!(buffer, "{rows} {noun}"))?;
                 }
-                let _closed = buffer.flush();
+                written(buffer.flush())?;
             }
             Reply::Done { affected } => {
                 waiting.hide();
@@ -298,7 +376,7 @@ impl Shell {
                     true
                 }
                 Err(_) => {
-                    complain("\\format wants table, csv or json");
+                    self.complain("\\format wants table, csv or json");
                     false
                 }
             },
@@ -312,86 +390,20 @@ impl Shell {
                     .await
             }
             "\\dn" => self.quietly("SELECT schema_name AS schema FROM information_schema.schemata ORDER BY 1").await,
-            "\\d" if !argument.is_empty() => self.describe(argument).await,
-            "\\d" => self.tables(None).await,
-            "\\dt" => self.tables(Some("BASE TABLE")).await,
-            "\\dv" => self.tables(Some("VIEW")).await,
+            "\\d" if !argument.is_empty() && !argument.contains(['*', '?']) => self.describe(argument).await,
+            "\\d" => self.list(Listing::Relations, argument).await,
+            "\\dt" => self.list(Listing::Tables, argument).await,
+            "\\dt+" => self.list(Listing::Sizes, argument).await,
+            "\\dv" => self.list(Listing::Views, argument).await,
+            "\\di" => self.list(Listing::Indexes, argument).await,
+            "\\ds" => self.list(Listing::Sequences, argument).await,
+            "\\r" | "\\reset" => true,
             other => {
-                complain(&format!("unknown command {other}; \\? lists the commands"));
+                self.complain(&format!("unknown command {other}; \\? lists the commands"));
                 false
             }
         };
         Meta::Done(ok)
-    }
-
-    async fn tables(&mut self, kind: Option<&str>) -> bool {
-        let filter = kind.map(|kind| format!(" AND table_type = '{kind}'")).unwrap_or_default();
-        self.quietly(&format!(
-            "SELECT table_schema AS schema, table_name AS name, lower(table_type) AS type FROM information_schema.tables \
-             WHERE table_schema NOT IN ('information_schema', 'lattice', 'pg_catalog'){filter} ORDER BY 1, 2"
-        ))
-        .await
-    }
-
-    async fn describe(&mut self, name: &str) -> bool {
-        let parts: Vec<String> = name.split('.').map(fold).collect();
-        let (schema, table) = match parts.as_slice() {
-            [table] => (None, table),
-            [schema, table] | [_, schema, table] => (Some(schema), table),
-            _ => {
-                complain(&format!("`{name}` is not a table name"));
-                return false;
-            }
-        };
-        let place = match schema {
-            Some(schema) => format!("table_schema = {} AND table_name = {}", literal(schema), literal(table)),
-            None => format!("table_name = {}", literal(table)),
-        };
-        let exists = self
-            .client
-            .rows(&format!("SELECT table_schema FROM information_schema.tables WHERE {place} LIMIT 1"))
-            .await;
-        match exists {
-            Err(error) => {
-                report(&error);
-                return false;
-            }
-            Ok((_, batches)) if batches.iter().all(|batch| batch.num_rows() == 0) => {
-                complain(&format!("there is no table or view named `{name}`; \\d lists them"));
-                return false;
-            }
-            Ok(_) => {}
-        }
-        let shown = self
-            .quietly(&format!(
-                "SELECT column_name AS column, data_type AS type, CASE is_nullable WHEN 'NO' THEN 'not null' ELSE '' END AS nullable, \
-                 coalesce(column_default, '') AS default FROM information_schema.columns WHERE {place} ORDER BY ordinal_position"
-            ))
-            .await;
-        let keys = self
-            .client
-            .rows(&format!(
-                "SELECT c.constraint_name, c.constraint_type, string_agg(k.column_name, ', ' ORDER BY k.ordinal_position) \
-                 FROM information_schema.table_constraints c LEFT JOIN information_schema.key_column_usage k \
-                 ON k.constraint_name = c.constraint_name AND k.table_name = c.table_name AND k.table_schema = c.table_schema \
-                 WHERE c.{} GROUP BY 1, 2 ORDER BY 2, 1",
-                place.replace(" AND table_name", " AND c.table_name")
-            ))
-            .await;
-        if let Ok((_, batches)) = keys {
-            for batch in batches {
-                let text = |column: usize, row: usize| {
-                    let column = arrow::compute::cast(batch.column(column), &arrow::datatypes::DataType::Utf8).ok();
-                    column.map(|column| column.as_string::<i32>().value(row).to_owned()).unwrap_or_default()
-                };
-                for row in 0..batch.num_rows() {
-                    let columns = text(2, row);
-                    let columns = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
-                    say(&format!("{} {}{columns}\n", text(1, row).to_lowercase(), text(0, row)));
-                }
-            }
-        }
-        shown
     }
 
     /// Runs a statement of the shell's own, without timing.
@@ -452,29 +464,6 @@ impl Drop for Waiting {
     }
 }
 
-/// Keeps reading lines until the statement is complete.
-struct Assist {}
-
-impl Completer for Assist {
-    type Candidate = String;
-}
-
-impl Hinter for Assist {
-    type Hint = String;
-}
-
-impl Highlighter for Assist {}
-
-impl Helper for Assist {}
-
-impl Validator for Assist {
-    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let text = context.input();
-        let complete = text.trim_start().starts_with('\\') || is_blank(&split(text).1);
-        Ok(if complete { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
-    }
-}
-
 fn history_path() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("LATTICE_HISTORY") {
         return (!path.is_empty()).then(|| PathBuf::from(path));
@@ -484,17 +473,15 @@ fn history_path() -> Option<PathBuf> {
     state.or(home).map(|folder| folder.join("lattice/history"))
 }
 
-/// Unquoted names fold to lower case, as the server does.
-fn fold(name: &str) -> String {
-    let name = name.trim();
-    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(quoted) => quoted.replace("\"\"", "\""),
-        None => name.to_lowercase(),
-    }
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
+/// Ends the process when the reader of our output has gone, as `| head` does; any other failure to write is an error of
+/// the statement.
+fn written<T>(outcome: std::io::Result<T>) -> Result<T, ClientError> {
+    outcome.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        ClientError { message: format!("the result cannot be written: {error}"), sqlstate: None }
+    })
 }
 
 /// What a statement without rows did, in its own first words.
@@ -545,7 +532,5 @@ mod tests {
         assert_eq!(tag("create table t (a int)", None), "CREATE TABLE");
         assert_eq!(tag("INSERT INTO t VALUES (1)", Some(1)), "INSERT: 1 row");
         assert_eq!(tag("begin;", None), "BEGIN");
-        assert_eq!(fold("\"My\"\"Table\""), "My\"Table");
-        assert_eq!(fold("Orders"), "orders");
     }
 }

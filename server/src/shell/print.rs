@@ -1,8 +1,11 @@
 //! Results on paper: tables, records, CSV and JSON.
+//!
+//! CSV is as PostgreSQL writes it: NULL is nothing, an empty text is `""`, arrays are `{1,NULL,"two words"}`. A value that
+//! cannot be written is an error of the result, never a missing row.
 
 use std::io::{self, Write};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use unicode_width::UnicodeWidthStr;
@@ -89,11 +92,13 @@ impl<'a> Printer<'a> {
                 }
             }
             Style::Csv { header } => {
-                let mut writer = arrow::csv::WriterBuilder::new().with_header(*header).build(&mut *self.out);
-                writer.write(&readable(batch)?).map_err(io::Error::other)?;
-                *header = false;
+                if std::mem::take(header) {
+                    csv_header(self.out, &self.schema)?;
+                }
+                csv_rows(self.out, &readable(&arrays_as_text(batch)?)?)?;
             }
             Style::Json { any } => {
+                check_times(batch)?;
                 let mut lines = Vec::new();
                 {
                     let mut writer = arrow::json::writer::WriterBuilder::new()
@@ -124,8 +129,7 @@ impl<'a> Printer<'a> {
                 rule(self.out, &fixed)?;
             }
             Style::Csv { header: true } => {
-                let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-                writeln!(self.out, "{}", names.join(","))?;
+                csv_header(self.out, &self.schema)?;
             }
             Style::Json { any } => self.out.write_all(if *any { b"]\n" } else { b"[]\n" })?,
             Style::Expanded | Style::Csv { .. } => {}
@@ -177,35 +181,150 @@ fn table_row(out: &mut dyn Write, row: &[Option<String>], widths: &[usize], sche
     Ok(())
 }
 
+fn csv_header(out: &mut dyn Write, schema: &Schema) -> io::Result<()> {
+    for (at, field) in schema.fields().iter().enumerate() {
+        if at > 0 {
+            out.write_all(b",")?;
+        }
+        csv_value(out, field.name())?;
+    }
+    out.write_all(b"\n")
+}
+
+fn csv_rows(out: &mut dyn Write, batch: &RecordBatch) -> io::Result<()> {
+    let options = FormatOptions::default().with_display_error(false);
+    let formatters = formatters(batch, &options)?;
+    let mut text = String::new();
+    for row in 0..batch.num_rows() {
+        for (at, (formatter, column)) in formatters.iter().zip(batch.columns()).enumerate() {
+            if at > 0 {
+                out.write_all(b",")?;
+            }
+            if !column.is_null(row) {
+                text.clear();
+                formatter.value(row).write(&mut text).map_err(io::Error::other)?;
+                csv_value(out, &text)?;
+            }
+        }
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// A value in quotes if it must be; an empty one too, since nothing at all is NULL.
+fn csv_value(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    let plain = !text.is_empty() && !text.contains([',', '"', '\n', '\r']) && text != "\\.";
+    if plain { out.write_all(text.as_bytes()) } else { write!(out, "\"{}\"", text.replace('"', "\"\"")) }
+}
+
+/// Fails when a moment lies beyond the calendar: the writer of JSON would write the error as if it were the value.
+fn check_times(batch: &RecordBatch) -> io::Result<()> {
+    let options = options();
+    let mut text = String::new();
+    for column in batch.columns().iter().filter(|column| column.data_type().is_temporal()) {
+        let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(io::Error::other)?;
+        for row in 0..column.len() {
+            text.clear();
+            formatter.value(row).write(&mut text).map_err(io::Error::other)?;
+        }
+    }
+    Ok(())
+}
+
+/// Arrays become the texts that SQL reads: `{1,NULL,"two words"}`.
+fn arrays_as_text(batch: &RecordBatch) -> io::Result<RecordBatch> {
+    let is_list = |kind: &DataType| matches!(kind, DataType::List(_) | DataType::LargeList(_));
+    if !batch.columns().iter().any(|column| is_list(column.data_type())) {
+        return Ok(batch.clone());
+    }
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if is_list(field.data_type()) {
+            fields.push(Field::new(field.name(), DataType::Utf8, true));
+            columns.push(std::sync::Arc::new(list_texts(column)?) as _);
+        } else {
+            fields.push(field.as_ref().clone());
+            columns.push(std::sync::Arc::clone(column));
+        }
+    }
+    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns).map_err(io::Error::other)
+}
+
+fn list_texts(column: &ArrayRef) -> io::Result<StringArray> {
+    let mut texts = Vec::with_capacity(column.len());
+    for row in 0..column.len() {
+        if column.is_null(row) {
+            texts.push(None);
+            continue;
+        }
+        let elements = match column.data_type() {
+            DataType::LargeList(_) => column.as_list::<i64>().value(row),
+            _ => column.as_list::<i32>().value(row),
+        };
+        texts.push(Some(list_text(&elements)?));
+    }
+    Ok(texts.into_iter().collect())
+}
+
+fn list_text(elements: &ArrayRef) -> io::Result<String> {
+    let nested = matches!(elements.data_type(), DataType::List(_) | DataType::LargeList(_));
+    let texts: Vec<Option<String>> = if nested {
+        list_texts(elements)?.iter().map(|text| text.map(str::to_owned)).collect()
+    } else {
+        let field = Field::new("element", elements.data_type().clone(), true);
+        let batch = RecordBatch::try_new(
+            std::sync::Arc::new(Schema::new(vec![field])),
+            vec![std::sync::Arc::clone(elements)],
+        );
+        cells(&batch.map_err(io::Error::other)?)?.into_iter().filter_map(|mut row| row.pop()).collect()
+    };
+    let shown = texts.into_iter().map(|text| match text {
+        None => "NULL".to_owned(),
+        Some(text) if nested => text,
+        Some(text) => {
+            let special = |c: char| c.is_whitespace() || matches!(c, ',' | '{' | '}' | '"' | '\\');
+            if text.is_empty() || text.eq_ignore_ascii_case("null") || text.contains(special) {
+                format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+            } else {
+                text
+            }
+        }
+    });
+    Ok(format!("{{{}}}", shown.collect::<Vec<_>>().join(",")))
+}
+
+fn formatters<'a>(batch: &'a RecordBatch, options: &'a FormatOptions<'a>) -> io::Result<Vec<ArrayFormatter<'a>>> {
+    let columns = batch.columns().iter();
+    let made = columns.map(|column| ArrayFormatter::try_new(column.as_ref(), options));
+    made.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)
+}
+
 fn options() -> FormatOptions<'static> {
     FormatOptions::default()
+        .with_display_error(false)
         .with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
         .with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f%:z"))
         .with_datetime_format(Some("%Y-%m-%d %H:%M:%S%.f"))
 }
 
 /// Every value as text, row by row; `None` is NULL.
-fn cells(batch: &RecordBatch) -> io::Result<Vec<Vec<Option<String>>>> {
+pub(super) fn cells(batch: &RecordBatch) -> io::Result<Vec<Vec<Option<String>>>> {
     let options = options();
-    let batch = readable(batch)?;
-    let formatters = batch
-        .columns()
-        .iter()
-        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(io::Error::other)?;
-    Ok((0..batch.num_rows())
-        .map(|row| {
-            formatters
-                .iter()
-                .zip(batch.columns())
-                .map(|(formatter, column)| {
-                    (!column.is_null(row))
-                        .then(|| formatter.value(row).try_to_string().unwrap_or_else(|error| error.to_string()))
-                })
-                .collect()
-        })
-        .collect())
+    let batch = readable(&arrays_as_text(batch)?)?;
+    let formatters = formatters(&batch, &options)?;
+    let mut rows = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let mut values = Vec::with_capacity(formatters.len());
+        for (formatter, column) in formatters.iter().zip(batch.columns()) {
+            values.push(match column.is_null(row) {
+                true => None,
+                false => Some(formatter.value(row).try_to_string().map_err(io::Error::other)?),
+            });
+        }
+        rows.push(values);
+    }
+    Ok(rows)
 }
 
 /// UUIDs and byte strings become the texts that SQL reads.
@@ -213,7 +332,7 @@ fn readable(batch: &RecordBatch) -> io::Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        let texts: Option<arrow::array::StringArray> = match column.data_type() {
+        let texts: Option<StringArray> = match column.data_type() {
             DataType::FixedSizeBinary(16) => {
                 Some(column.as_fixed_size_binary().iter().map(|bytes| bytes.map(uuid_text)).collect())
             }
@@ -296,6 +415,57 @@ mod tests {
         assert!(text.contains("NULL") && text.contains("01010101-0101-0101-0101-010101010101"), "{text}");
         assert!(text.contains("1970-01-01 00:00:01.500+00:00"), "{text}");
         assert!(print(Format::Table, true).contains("-[ row 3 ]"));
+    }
+
+    fn written(format: Format, columns: Vec<(&str, ArrayRef)>) -> String {
+        let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+        let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, batch.schema(), format, false);
+        printer.write(&batch).unwrap();
+        printer.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn arrays_are_written_as_sql_reads_them() {
+        let mut texts = arrow::array::ListBuilder::new(arrow::array::StringBuilder::new());
+        texts.append_value([Some("x"), None, Some("two words"), Some("null"), Some(""), Some("q\"\\")]);
+        texts.append_null();
+        let texts: ArrayRef = Arc::new(texts.finish());
+        let mut numbers = arrow::array::ListBuilder::new(arrow::array::ListBuilder::new(arrow::array::Int64Builder::new()));
+        numbers.values().append_value([Some(1), None]);
+        numbers.values().append_value([Some(3)]);
+        numbers.append(true);
+        numbers.append(true);
+        let numbers: ArrayRef = Arc::new(numbers.finish());
+        let csv = written(Format::Csv, vec![("t", Arc::clone(&texts)), ("n", Arc::clone(&numbers))]);
+        assert_eq!(
+            csv,
+            "t,n\n\"{x,NULL,\"\"two words\"\",\"\"null\"\",\"\"\"\",\"\"q\\\"\"\\\\\"\"}\",\"{{1,NULL},{3}}\"\n,{}\n"
+        );
+        let table = written(Format::Table, vec![("n", numbers)]);
+        assert!(table.contains("| {{1,NULL},{3}} |"), "{table}");
+        let json: serde_json::Value = serde_json::from_str(&written(Format::Json, vec![("t", texts)])).unwrap();
+        assert_eq!(json[0]["t"][2], "two words");
+    }
+
+    #[test]
+    fn csv_tells_null_from_an_empty_text() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![None, Some(""), Some("a\"b")]));
+        assert_eq!(written(Format::Csv, vec![("a", Arc::clone(&texts))]), "a\n\n\"\"\n\"a\"\"b\"\n");
+        assert_eq!(written(Format::Csv, vec![("a,b", Arc::clone(&texts)), ("c", texts)]).lines().nth(1), Some(","));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_written_is_an_error() {
+        // A timestamp beyond what a calendar can show.
+        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![i64::MAX]));
+        let batch = RecordBatch::try_from_iter([("t", times)]).unwrap();
+        for format in [Format::Table, Format::Csv, Format::Json] {
+            let mut out = Vec::new();
+            assert!(Printer::new(&mut out, batch.schema(), format, false).write(&batch).is_err(), "{format:?}");
+        }
     }
 
     #[test]

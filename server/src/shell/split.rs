@@ -36,6 +36,43 @@ pub fn is_blank(text: &str) -> bool {
     rest.is_empty()
 }
 
+/// Whether `text` ends inside of quotes or a comment.
+pub(super) fn is_inside(text: &str) -> bool {
+    waits_for(text).is_some()
+}
+
+/// What the prompt says: that nothing is pending, that a statement is, or the quote or comment that is open.
+pub(super) fn prompt(pending: &str) -> String {
+    let sign = match waits_for(pending) {
+        Some(open) => open,
+        None if is_blank(pending) => '=',
+        None => '-',
+    };
+    format!("lattice{sign}> ")
+}
+
+/// The quote that is open at the end of the text, or `*` for a comment.
+fn waits_for(text: &str) -> Option<char> {
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &text[at..];
+        let Some(length) = opaque(rest) else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        // What is open takes in whatever follows it.
+        if length == rest.len() && !rest.starts_with("--") && opaque(&format!("{rest} ")) == Some(length + 1) {
+            return Some(match &rest[..1] {
+                "/" => '*',
+                "E" | "e" => '\'',
+                quote => quote.chars().next().unwrap_or('\''),
+            });
+        }
+        at += length;
+    }
+    None
+}
+
 /// Length of the quoted text or comment at the start of `rest`; an unfinished one runs to the end.
 fn opaque(rest: &str) -> Option<usize> {
     if rest.starts_with("--") {
@@ -110,6 +147,24 @@ mod tests {
         assert!(statements[0].ends_with("E'\\';'"), "{statements:?}");
         assert_eq!(statements[1], "SELECT 'it''s;'");
         assert_eq!(rest.trim(), "rest");
+    }
+
+    #[test]
+    fn the_prompt_tells_what_is_open() {
+        for (pending, sign) in [
+            ("", '='),
+            (" -- only a comment\n", '='),
+            ("SELECT 1\n", '-'),
+            ("SELECT 'a\n", '\''),
+            ("SELECT 'a'\n", '-'),
+            ("SELECT e'\\'\n", '\''),
+            ("SELECT \"a", '"'),
+            ("SELECT /* a", '*'),
+            ("SELECT $x$ a", '$'),
+            ("SELECT $x$ a $x$", '-'),
+        ] {
+            assert_eq!(prompt(pending), format!("lattice{sign}> "), "{pending:?}");
+        }
     }
 
     #[test]
