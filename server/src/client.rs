@@ -18,6 +18,8 @@ use futures::stream::{self, BoxStream, Stream};
 use futures::{StreamExt, TryStreamExt};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+use crate::password;
+
 /// How to reach a server; shared by all client commands.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConnectArgs {
@@ -27,6 +29,9 @@ pub struct ConnectArgs {
     /// User name
     #[arg(long, short = 'U', env = "LATTICE_USER", default_value = "admin")]
     pub user: String,
+    /// Password; LATTICE_PASSWORD keeps it out of the list of processes, and a terminal is asked when it is missing
+    #[arg(long, value_name = "TEXT")]
+    pub password: Option<String>,
     /// PEM file with the certificate authority to trust; switches TLS on
     #[arg(long)]
     pub tls_ca: Option<std::path::PathBuf>,
@@ -39,11 +44,9 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    fn password(&self) -> String {
-        ["LATTICE_PASSWORD", "LATTICE_ADMIN_PASSWORD"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok())
-            .unwrap_or_default()
+    fn given_password(&self) -> Option<String> {
+        let variables = ["LATTICE_PASSWORD", "LATTICE_ADMIN_PASSWORD"];
+        self.password.clone().or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()))
     }
 
     fn address(&self) -> (String, bool) {
@@ -80,6 +83,11 @@ const CONNECTION_FAILURE: &str = "08006";
 impl ClientError {
     fn plain(message: impl Into<String>) -> Self {
         Self { message: message.into(), sqlstate: None }
+    }
+
+    /// Whether the server did not accept user name and password.
+    fn is_refused_login(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("28P01" | "28000"))
     }
 
     /// Whether the connection itself is gone.
@@ -190,23 +198,29 @@ impl Client {
                 .tls_config(config)
                 .map_err(|error| ClientError::plain(format!("TLS cannot be set up: {error}")))?;
         }
-        let channel = endpoint.connect().await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(next) = cause.source() {
-                cause = next;
-            }
-            ClientError {
-                message: format!(
-                    "no server answers at {address}: {cause}\nHINT: start one with `lattice serve`, or name another address with --host"
-                ),
-                sqlstate: Some(CONNECTION_FAILURE.to_owned()),
-            }
-        })?;
+        let channel = endpoint.connect().await.map_err(|error| unconnected(&address, tls, &root_cause(&error)))?;
         let service = FlightServiceClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         let mut inner = FlightSqlServiceClient::new_from_inner(service);
-        let token = handshake(&mut inner, &args.user, &args.password()).await?;
+        let given = args.given_password();
+        let mut opened = handshake(&mut inner, &args.user, given.as_deref().unwrap_or_default()).await;
+        if given.is_none() && opened.as_ref().is_err_and(ClientError::is_refused_login) {
+            opened = match password::ask(&args.user, &address) {
+                Some(password) => handshake(&mut inner, &args.user, &password).await,
+                None => opened.map_err(|refused| ClientError {
+                    message: format!(
+                        "the server at {address} wants a password, and none was given\n\
+                         HINT: set LATTICE_PASSWORD, or say --password"
+                    ),
+                    ..refused
+                }),
+            };
+        }
+        let token = match opened {
+            Ok(token) => token,
+            Err(error) => return Err(explained(error, &address, tls).await),
+        };
         if let Some(token) = token {
             inner.set_token(token);
         }
@@ -315,6 +329,72 @@ impl Client {
         };
         let count = self.inner.execute_ingest(command, batches).await?;
         Ok(u64::try_from(count).unwrap_or_default())
+    }
+}
+
+/// The innermost reason of an error.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// How the TLS library calls bytes that are no TLS.
+const NO_TLS: &str = "InvalidContentType";
+
+/// Why there is no connection: nobody there, no TLS where it was asked for, or a certificate that is not trusted.
+fn unconnected(address: &str, tls: bool, cause: &str) -> ClientError {
+    let message = if tls && cause.contains(NO_TLS) {
+        format!(
+            "the server at {address} answers, but not with TLS\n\
+             HINT: leave --tls-ca out and write grpc://{address}, or name the port that has TLS"
+        )
+    } else if tls && cause.contains("certificate") {
+        format!(
+            "the certificate of the server at {address} is not accepted: {cause}\n\
+             HINT: name the certificate authority that signed it with --tls-ca FILE"
+        )
+    } else {
+        format!(
+            "no server answers at {address}: {cause}\n\
+             HINT: start one with `lattice serve`, or name another address with --host"
+        )
+    };
+    ClientError { message, sqlstate: Some(CONNECTION_FAILURE.to_owned()) }
+}
+
+/// Says of a handshake that failed before the server could say why, what the port is instead.
+async fn explained(error: ClientError, address: &str, tls: bool) -> ClientError {
+    if error.message.contains("mapped from HTTP status code") {
+        return ClientError::plain(format!(
+            "{address} is not a Flight SQL port: it answers plain HTTP requests, as the port of the status page does\n\
+             HINT: name the Flight SQL port, 50051 unless `flight` says otherwise, with --host"
+        ));
+    }
+    if error.sqlstate.as_deref().is_none_or(|state| state == CONNECTION_FAILURE) && !tls && speaks_tls(address).await {
+        return ClientError {
+            message: format!(
+                "the server at {address} wants TLS\n\
+                 HINT: write grpc+tls://{address}, and name the authority of its certificate with --tls-ca FILE \
+                 unless the system trusts it"
+            ),
+            sqlstate: Some(CONNECTION_FAILURE.to_owned()),
+        };
+    }
+    error
+}
+
+/// Whether a port that does not understand us understands TLS, whatever certificate it shows.
+async fn speaks_tls(address: &str) -> bool {
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))
+        .map(|endpoint| endpoint.connect_timeout(Duration::from_secs(5)))
+        .and_then(|endpoint| endpoint.tls_config(ClientTlsConfig::new()));
+    let Ok(endpoint) = endpoint else { return false };
+    match endpoint.connect().await {
+        Ok(_) => true,
+        Err(error) => root_cause(&error).contains("certificate"),
     }
 }
 

@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod serve;
 pub mod shell;
 mod names;
+mod password;
 mod words;
 
 pub use cli::run;

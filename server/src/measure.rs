@@ -71,6 +71,7 @@ async fn measure(args: &MeasureArgs) -> Result<(), String> {
         Some(host) => Subject::Wire(ConnectArgs {
             host: host.clone(),
             user: "admin".to_owned(),
+            password: None,
             tls_ca: None,
             tls_cert: None,
             tls_key: None,

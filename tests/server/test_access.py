@@ -53,6 +53,11 @@ def test_mutual_tls(tmp_path, certificates):
         for wrong in [[], stranger]:
             refused = run("sql", *host, *wrong, env=password)
             assert refused.returncode != 0 and "42" not in refused.stdout, refused.stdout
+        address = f"127.0.0.1:{server.flight_port}"
+        plain = run("sql", "--host", address, "-c", "select 1", env=password)
+        assert plain.returncode == 2 and "wants TLS" in plain.stderr and f"grpc+tls://{address}" in plain.stderr, plain.stderr
+        untrusted = run("sql", "--host", f"grpc+tls://{address}", "-c", "select 1", env=password)
+        assert untrusted.returncode == 2 and "is not accepted" in untrusted.stderr and "--tls-ca" in untrusted.stderr, untrusted.stderr
         refused = run("sql", *host, *known, env={"LATTICE_PASSWORD": "wrong"})
         assert refused.returncode != 0 and "28P01" in refused.stderr, refused.stderr
         # Over ADBC, with the driver's own options.

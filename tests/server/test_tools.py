@@ -253,3 +253,25 @@ def test_standard_input(server):
     assert done.returncode == 0 and "2 rows loaded" in done.stdout, done.stderr
     assert rows(server, "select count(*) from piped") == [["2"]]
     refused(load(server, "-", "-t", "piped", "--format", "csv", stdin="id,name\nz,x\n"), 'standard input line 2, column id: "z"')
+
+
+# Connections.
+
+
+def test_a_password_that_is_missing(tmp_path):
+    with lattice.Server(tmp_path / "data", env={"LATTICE_ADMIN_PASSWORD": "secret"}) as server:
+        wanted = sql(server, "-c", "select 1")
+        assert wanted.returncode == 2, wanted.stderr
+        assert "LATTICE_PASSWORD" in wanted.stderr and "--password" in wanted.stderr, wanted.stderr
+        assert "28P01" in sql(server, "--password", "wrong", "-c", "select 1").stderr
+        assert sql(server, "--password", "secret", "-c", "select 1").returncode == 0
+        assert sql(server, "-c", "select 1", env={"LATTICE_PASSWORD": "secret"}).returncode == 0
+        shell = Terminal("sql", *host(server), "-c", "select 6 * 7 as answer")
+        shell.wait_for("Password of admin at ")
+        shell.send("secret")
+        assert "secret" not in shell.wait_for("42")
+        assert shell.end() == 0
+        wrong = run("sql", "--host", f"127.0.0.1:{server.http_port}", "-c", "select 1")
+        assert wrong.returncode == 2 and "is not a Flight SQL port" in wrong.stderr and "50051" in wrong.stderr, wrong.stderr
+        tls = run("sql", "--host", f"grpc+tls://127.0.0.1:{server.flight_port}", "-c", "select 1")
+        assert tls.returncode == 2 and "answers, but not with TLS" in tls.stderr, tls.stderr
