@@ -351,6 +351,8 @@ fn unconnected(address: &str, tls: bool, cause: &str) -> ClientError {
             "the server at {address} answers, but not with TLS\n\
              HINT: leave --tls-ca out and write grpc://{address}, or name the port that has TLS"
         )
+    } else if tls && cause.contains("HTTP/2 was not negotiated") {
+        not_flight(address)
     } else if tls && cause.contains("certificate") {
         format!(
             "the certificate of the server at {address} is not accepted: {cause}\n\
@@ -368,22 +370,33 @@ fn unconnected(address: &str, tls: bool, cause: &str) -> ClientError {
 /// Says of a handshake that failed before the server could say why, what the port is instead.
 async fn explained(error: ClientError, address: &str, tls: bool) -> ClientError {
     if error.message.contains("mapped from HTTP status code") {
-        return ClientError::plain(format!(
-            "{address} is not a Flight SQL port: it answers plain HTTP requests, as the port of the status page does\n\
-             HINT: name the Flight SQL port, 50051 unless `flight` says otherwise, with --host"
-        ));
+        return ClientError::plain(not_flight(address));
     }
-    if error.sqlstate.as_deref().is_none_or(|state| state == CONNECTION_FAILURE) && !tls && speaks_tls(address).await {
-        return ClientError {
-            message: format!(
-                "the server at {address} wants TLS\n\
-                 HINT: write grpc+tls://{address}, and name the authority of its certificate with --tls-ca FILE \
-                 unless the system trusts it"
-            ),
-            sqlstate: Some(CONNECTION_FAILURE.to_owned()),
-        };
+    if error.sqlstate.as_deref().is_some_and(|state| state != CONNECTION_FAILURE) {
+        return error;
     }
-    error
+    let message = if tls {
+        format!(
+            "{error}\nHINT: a server with `client_ca` closes connections that show no certificate it trusts: \
+             name yours with --tls-cert and --tls-key"
+        )
+    } else if speaks_tls(address).await {
+        format!(
+            "the server at {address} wants TLS\n\
+             HINT: write grpc+tls://{address}, and name the authority of its certificate with --tls-ca FILE \
+             unless the system trusts it"
+        )
+    } else {
+        return error;
+    };
+    ClientError { message, sqlstate: Some(CONNECTION_FAILURE.to_owned()) }
+}
+
+fn not_flight(address: &str) -> String {
+    format!(
+        "{address} is not a Flight SQL port: it answers HTTP requests, as the port of the status page does\n\
+         HINT: name the Flight SQL port, 50051 unless `flight` says otherwise, with --host"
+    )
 }
 
 /// Whether a port that does not understand us understands TLS, whatever certificate it shows.

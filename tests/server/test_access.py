@@ -53,6 +53,7 @@ def test_mutual_tls(tmp_path, certificates):
         for wrong in [[], stranger]:
             refused = run("sql", *host, *wrong, env=password)
             assert refused.returncode != 0 and "42" not in refused.stdout, refused.stdout
+            assert "--tls-cert" in refused.stderr, refused.stderr
         address = f"127.0.0.1:{server.flight_port}"
         plain = run("sql", "--host", address, "-c", "select 1", env=password)
         assert plain.returncode == 2 and "wants TLS" in plain.stderr and f"grpc+tls://{address}" in plain.stderr, plain.stderr

@@ -76,6 +76,17 @@ pub(super) fn csv(path: &Path, delimiter: u8, rows: usize, schema: Option<&Schem
     Ok(None)
 }
 
+/// The line of the row that has a quote which is never closed, if there is one.
+pub(super) fn unclosed(path: &Path, delimiter: u8) -> io::Result<Option<u64>> {
+    let mut records = Records::new(BufReader::new(File::open(path)?), delimiter);
+    while let Some(record) = records.next()? {
+        if record.unclosed {
+            return Ok(Some(record.line));
+        }
+    }
+    Ok(None)
+}
+
 /// Asks the reader that will read the file whether it can make the value.
 fn reads_as(text: &str, field: &Arc<Field>) -> bool {
     let line = format!("\"{}\"\n", text.replace('"', "\"\""));

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -120,7 +121,8 @@ fn csv(
     }
     let schema = Arc::new(match_columns(&guessed, target));
     file.rewind().map_err(|error| format!("cannot read {shown} again: {error}"))?;
-    let counted = Counted { inner: file, progress: progress.clone() };
+    let quotes = Arc::new(AtomicU64::new(0));
+    let counted = Counted { inner: file, progress: progress.clone(), quotes: Some(Arc::clone(&quotes)) };
     let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&schema))
         .with_format(format)
         .with_batch_size(BATCH_ROWS)
@@ -132,6 +134,13 @@ fn csv(
         rows += batch.num_rows();
         if !send(batch) {
             return Ok(());
+        }
+    }
+    // The reader takes the end of the file for the end of a quoted value, and with it the rest of the file for the value.
+    if quotes.load(Ordering::Relaxed) % 2 == 1 {
+        let found = blame::unclosed(&source.path, delimiter);
+        if let Some(line) = found.map_err(|error| format!("cannot read {shown} again: {error}"))? {
+            return Err(format!("{shown} line {line}: a quote is opened and never closed"));
         }
     }
     if rows == 0 { no_rows(shown, target) } else { Ok(()) }
@@ -157,7 +166,7 @@ fn json(
     let (guessed, _) = inferred.map_err(|error| blame(0, None, &error))?;
     file.rewind().map_err(|error| format!("cannot read {shown} again: {error}"))?;
     let schema = Arc::new(match_columns(&guessed, target));
-    let counted = Counted { inner: file, progress: progress.clone() };
+    let counted = Counted { inner: file, progress: progress.clone(), quotes: None };
     let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema))
         .with_batch_size(BATCH_ROWS)
         .build(BufReader::with_capacity(1 << 20, counted))
@@ -215,16 +224,21 @@ fn match_columns(guessed: &Schema, target: Option<&SchemaRef>) -> Schema {
     Schema::new(fields.collect::<Vec<_>>())
 }
 
-/// A file whose reads move the progress bar.
+/// A file whose reads move the progress bar, and are searched for quotes.
 struct Counted {
     inner: File,
     progress: ProgressBar,
+    quotes: Option<Arc<AtomicU64>>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.progress.inc(u64::try_from(count).unwrap_or_default());
+        if let Some(quotes) = &self.quotes {
+            let found = buffer[..count].iter().filter(|byte| **byte == b'"').count();
+            quotes.fetch_add(u64::try_from(found).unwrap_or_default(), Ordering::Relaxed);
+        }
         Ok(count)
     }
 }
@@ -297,6 +311,10 @@ mod tests {
         assert!(latin.contains("iconv"), "{latin}");
         let open = refused("a.csv", "id,note\n1,x\n\"2,y\n3,z\n", known);
         assert_eq!(open, "a.csv line 3: 1 value where the header has 2; a quote is opened and never closed");
+        let swallowed = refused("a.csv", "id,note\n1,x\n2,\"y\n3,z\n", known);
+        assert_eq!(swallowed, "a.csv line 3: a quote is opened and never closed");
+        // Quotes inside of plain values are no quotes.
+        assert_eq!(read_bytes("a.csv", b"id,note\n1,5\" pipe\n", None, known).unwrap()[0].num_rows(), 1);
         let broken = refused("a.jsonl", "{\"id\": 1}\n{\"id\": \n", known);
         assert!(broken.starts_with("a.jsonl line 2: "), "{broken}");
         let value = refused("a.jsonl", "{\"id\": 1}\n\n{\"id\": \"x\"}\n", known);
