@@ -182,7 +182,8 @@ fn json(
     if rows == 0 { no_rows(shown, target) } else { Ok(()) }
 }
 
-const GUESS: &str = "\nHINT: the types were guessed from the first 10,000 lines: create the table with the types it should have";
+const GUESS: &str =
+    "\nHINT: the types were guessed from the first 10,000 lines: create the table with the types it should have";
 
 fn no_rows(shown: &str, target: Option<&SchemaRef>) -> Result<(), String> {
     match target {

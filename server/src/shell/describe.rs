@@ -100,7 +100,8 @@ impl Shell {
                 return Ok(false);
             }
         };
-        let within = schema.map(|schema| format!(" AND table_schema = {}", names::literal(&schema))).unwrap_or_default();
+        let within =
+            schema.map(|schema| format!(" AND table_schema = {}", names::literal(&schema))).unwrap_or_default();
         let mut found = self
             .texts(&format!(
                 "SELECT table_schema, table_name, table_type FROM information_schema.tables \

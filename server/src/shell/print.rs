@@ -273,10 +273,8 @@ fn list_text(elements: &ArrayRef) -> io::Result<String> {
         list_texts(elements)?.iter().map(|text| text.map(str::to_owned)).collect()
     } else {
         let field = Field::new("element", elements.data_type().clone(), true);
-        let batch = RecordBatch::try_new(
-            std::sync::Arc::new(Schema::new(vec![field])),
-            vec![std::sync::Arc::clone(elements)],
-        );
+        let batch =
+            RecordBatch::try_new(std::sync::Arc::new(Schema::new(vec![field])), vec![std::sync::Arc::clone(elements)]);
         cells(&batch.map_err(io::Error::other)?)?.into_iter().filter_map(|mut row| row.pop()).collect()
     };
     let shown = texts.into_iter().map(|text| match text {
@@ -433,7 +431,8 @@ mod tests {
         texts.append_value([Some("x"), None, Some("two words"), Some("null"), Some(""), Some("q\"\\")]);
         texts.append_null();
         let texts: ArrayRef = Arc::new(texts.finish());
-        let mut numbers = arrow::array::ListBuilder::new(arrow::array::ListBuilder::new(arrow::array::Int64Builder::new()));
+        let mut numbers =
+            arrow::array::ListBuilder::new(arrow::array::ListBuilder::new(arrow::array::Int64Builder::new()));
         numbers.values().append_value([Some(1), None]);
         numbers.values().append_value([Some(3)]);
         numbers.append(true);
