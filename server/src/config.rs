@@ -327,6 +327,9 @@ section! { "storage",
         /// With less free space than this on the disk of `data`, writes are refused (53100) and reads go on; what is left is for
         /// moving rows to the column tier.
         low_water: Bytes = Bytes(256 << 20);
+        /// Memory for what transactions that run must know of recent commits and moves. Beyond it, those that began before fail with
+        /// 40001 when they write.
+        recent: Bytes = Bytes(512 << 20);
         /// When the system clock jumps further ahead than this, commits are refused until it is right again or the server is
         /// restarted: timestamps of commits are not taken back. 0 believes every time.
         clock_jump: Span = Span(Duration::from_secs(3600));

@@ -241,6 +241,7 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
     options.write_stall_timeout_ms = millis(storage.write_stall_timeout);
     options.segment_bytes = storage.journal_segment.0;
     options.low_water_bytes = storage.low_water.0;
+    options.recent_bytes = size(storage.recent.0);
     options.clock_jump_ms = millis(storage.clock_jump);
     options.merge_files = size(storage.merge_files);
     options.dropped_retention_ms = millis(storage.dropped_retention);
