@@ -242,7 +242,15 @@ pub(crate) fn undefined_function<'a>(name: &str, candidates: impl IntoIterator<I
 
 fn missing<'a>(state: SqlState, what: &str, name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     let error = Error::state(state, format!("{what} {} does not exist", quoted(name)));
-    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let all: Vec<&str> = candidates.into_iter().collect();
+    // A sort sees an output column and the table's column behind it, which is one column to the user.
+    let mut candidates: Vec<&str> = Vec::with_capacity(all.len());
+    for &candidate in &all {
+        let behind = |other: &&str| other.rsplit_once('.').is_some_and(|(_, bare)| bare == candidate);
+        if !candidates.contains(&candidate) && !all.iter().any(behind) {
+            candidates.push(candidate);
+        }
+    }
     match nearest(name, candidates.iter().copied()) {
         Some(near) => error.with_hint(format!("did you mean {}?", quoted(near))),
         None if what == "column" && !candidates.is_empty() && candidates.len() <= 24 => {
@@ -362,6 +370,9 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::SQL(error, _) => (*error).into(),
         DataFusionError::NotImplemented(message) => {
             let message = tidy(strip(&message, "This feature is not implemented: "));
+            if let Some(error) = correlated(&message) {
+                return error;
+            }
             let said = message.contains("not supported") || message.contains("not implemented");
             let message = if said { message } else { format!("not supported: {message}") };
             Error::state(SqlState::FEATURE_NOT_SUPPORTED, message)
@@ -492,9 +503,55 @@ fn flat(column: &Column) -> String {
     }
 }
 
+/// A call that no signature of a function takes: DataFusion lists what each would have wanted.
+fn unfit_call(text: &str) -> Option<Error> {
+    let (_, call) = text.split_once("Function '")?;
+    let (function, rest) = call.split_once("' failed to match any signature")?;
+    let (_, received) = rest.split_once("but received ")?;
+    let logical = received.split([' ', ',']).next()?.to_lowercase();
+    let argument = match logical.as_str() {
+        "string" => "text",
+        other => other,
+    };
+    let message = format!("function {function}({argument}) does not exist");
+    Some(Error::state(SqlState::UNDEFINED_FUNCTION, message).with_hint("no function of this name takes these types; an explicit cast may help"))
+}
+
+/// The column that a grouped query shows without grouping by it.
+fn ungrouped(text: &str) -> Option<Error> {
+    let (before, _) = text.split_once("\" must appear in the GROUP BY clause")?;
+    let (_, column) = before.rsplit_once('"')?;
+    let parts: Vec<&str> = column.split('.').collect();
+    let shown = parts[parts.len().saturating_sub(2)..].join(".");
+    let message = format!("column {} must appear in the GROUP BY clause or be used in an aggregate function", quoted(&shown));
+    Some(Error::state(SqlState::GROUPING_ERROR, message))
+}
+
+/// Subqueries that refer to the outer query in a way that no join has.
+fn correlated(message: &str) -> Option<Error> {
+    let lower = message.to_lowercase();
+    let unplanned = lower.starts_with("physical plan does not support logical expression");
+    let value = lower.contains("correlated scalar subquery") || (unplanned && lower.contains("scalarsubquery"));
+    let other = lower.contains("accessing outer reference columns is not allowed")
+        || (unplanned && ["outerreferencecolumn", "insubquery", "exists("].iter().any(|shape| lower.contains(shape)));
+    if value {
+        return Some(
+            Error::unsupported("a scalar subquery that refers to the outer query by more than equalities in its WHERE, or has another LIMIT than 1,")
+                .with_hint("join the table instead; the first row per outer row is row_number() OVER (PARTITION BY … ORDER BY …) = 1"),
+        );
+    }
+    other.then(|| {
+        Error::unsupported("a subquery that refers to the outer query in this place")
+            .with_hint("refer to the outer query only in the subquery's WHERE, or join the table instead")
+    })
+}
+
 /// DataFusion's planning errors are text; the few shapes below are stable enough to be told apart.
 fn from_plan(message: &str) -> Error {
     let text = tidy(strip(message, "Error during planning: "));
+    if let Some(error) = correlated(&text).or_else(|| unfit_call(&text)).or_else(|| ungrouped(&text)) {
+        return error;
+    }
     let lower = text.to_lowercase();
     if let Some(rest) = lower.strip_prefix("invalid function ") {
         let mut names = rest.split('\'').skip(1).step_by(2);
@@ -596,6 +653,9 @@ fn from_execution(message: &str) -> Error {
 /// "Internal" errors of DataFusion: a few are the user's (a bad pattern, an unsupported cast), the rest are defects.
 fn from_internal(message: &str) -> Error {
     let text = tidy(strip(message, "Internal error: "));
+    if let Some(error) = unfit_call(&text) {
+        return error;
+    }
     let text = text.split(". This issue was likely caused").next().unwrap_or(&text).to_owned();
     let text = text.split(".\nThis issue was likely caused").next().unwrap_or(&text).to_owned();
     Error::internal(text)

@@ -26,6 +26,25 @@ pub(super) struct RowRules {
     row_bytes_max: usize,
 }
 
+fn is_longer(text: &str, length: usize) -> bool {
+    text.len() > length && text.chars().count() > length
+}
+
+/// Texts without the spaces at their end that are beyond the greatest length, as the standard has it; `None` where there are none.
+fn without_spaces_beyond(array: &ArrayRef, length: usize) -> Option<ArrayRef> {
+    let texts = array.as_any().downcast_ref::<StringArray>()?;
+    if !texts.iter().flatten().any(|text| is_longer(text, length)) {
+        return None;
+    }
+    let fitting = texts.iter().map(|text| {
+        text.map(|text| match text.char_indices().nth(length) {
+            Some((end, _)) if text[end..].bytes().all(|byte| byte == b' ') => &text[..end],
+            _ => text,
+        })
+    });
+    Some(Arc::new(fitting.collect::<StringArray>()))
+}
+
 impl RowRules {
     pub(super) fn new(scope: &Scope, table: &TableEntry) -> Result<Self> {
         let binder = Binder::plain(scope);
@@ -63,12 +82,18 @@ impl RowRules {
         })
     }
 
-    /// Completes whole rows, given by storage position: computes generated columns, and brings floats into the form they are kept in.
+    /// Completes whole rows, given by storage position: computes generated columns, and brings values into the form they
+    /// are kept in.
     pub(super) fn complete(&self, table: &TableEntry, columns: &mut [ArrayRef]) -> Result<()> {
         if !self.generated_at.is_empty() {
             let rows = visible_rows(table, columns)?;
             for (&at, array) in self.generated_at.iter().zip(self.generated.evaluate(&rows)?) {
                 columns[at] = array;
+            }
+        }
+        for &(at, length) in &self.lengths {
+            if let Some(fitting) = without_spaces_beyond(&columns[at], length) {
+                columns[at] = fitting;
             }
         }
         for &at in &self.floats {
@@ -96,7 +121,7 @@ impl RowRules {
         }
         for &(at, length) in &self.lengths {
             let Some(texts) = columns[at].as_any().downcast_ref::<StringArray>() else { continue };
-            let too_long = texts.iter().flatten().any(|text| text.len() > length && text.trim_end_matches(' ').chars().count() > length);
+            let too_long = texts.iter().flatten().any(|text| is_longer(text, length));
             if too_long {
                 return Err(Error::state(
                     SqlState::STRING_TOO_LONG,

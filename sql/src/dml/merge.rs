@@ -15,12 +15,12 @@ use super::foreign_keys::spread;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignable, assignments, check_assignable, default_of, hint, locators, plan, run_plan};
 use crate::parse::statement::{self as st, MergeAction, MergeWhen};
-use crate::plan::{Overrides, Planning, Scope, item, parse_expr, qualified, select};
+use crate::plan::{Overrides, Planning, Scope, internal_item, parse_expr, qualified, select};
 use crate::session::learn;
 use crate::{Error, Result};
 
 /// The column that marks the source's rows.
-const MARK: &str = "__source";
+const MARK: &str = "\u{200b}source";
 
 /// What a clause does, bound.
 enum Act {
@@ -127,7 +127,7 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
     let number = |at: usize| parse_expr(&at.to_string());
     let branches = conditions.iter().enumerate().map(|(at, condition)| Ok((condition.clone(), number(at)?))).collect::<Result<Vec<_>>>()?;
     let mut items = target.row_items(&positions);
-    items.push(item(case(branches)?, "act"));
+    items.push(internal_item(case(branches)?, "act"));
     // A value is computed for the rows its clause takes: those that no earlier clause took.
     let guarded = |clause: usize, value: ast::Expr| -> Result<ast::Expr> {
         let mut branches: Vec<(ast::Expr, ast::Expr)> =
@@ -176,7 +176,7 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
                         _ => default_of(column)?,
                     };
                     casts.push((items.len(), position));
-                    items.push(item(guarded(at, value)?, &format!("v{at}_{position}")));
+                    items.push(internal_item(guarded(at, value)?, &format!("v{at}_{position}")));
                 }
                 acts.push(Act::Insert { first });
             }
@@ -188,7 +188,7 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
                 for (position, value) in &set {
                     hints.push((value.clone(), table.types[*position].field_ref("v")));
                     casts.push((items.len(), *position));
-                    items.push(item(guarded(at, value.clone())?, &format!("v{at}_{position}")));
+                    items.push(internal_item(guarded(at, value.clone())?, &format!("v{at}_{position}")));
                 }
                 acts.push(Act::Update { set: set.into_iter().map(|(position, _)| position).collect(), first });
             }

@@ -104,10 +104,10 @@ impl Target {
     pub(super) fn row_items(&self, positions: &[usize]) -> Vec<ast::SelectItem> {
         let mut items: Vec<_> = positions
             .iter()
-            .map(|&at| crate::plan::item(crate::plan::qualified(&self.alias, &self.table.def.columns[at].name), &format!("o{at}")))
+            .map(|&at| crate::plan::internal_item(crate::plan::qualified(&self.alias, &self.table.def.columns[at].name), &format!("o{at}")))
             .collect();
-        items.push(crate::plan::item(crate::plan::qualified(&self.alias, "_file"), "f"));
-        items.push(crate::plan::item(crate::plan::qualified(&self.alias, "_offset"), "x"));
+        items.push(crate::plan::internal_item(crate::plan::qualified(&self.alias, "_file"), "f"));
+        items.push(crate::plan::internal_item(crate::plan::qualified(&self.alias, "_offset"), "x"));
         items
     }
 

@@ -10,7 +10,7 @@ use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignments, check_assignable, hint, locators, plan, run_plan};
 use crate::{Error, Result};
 use crate::parse::statement as st;
-use crate::plan::{Overrides, Planning, Scope, item, select};
+use crate::plan::{Overrides, Planning, Scope, internal_item, select};
 use crate::session::learn;
 
 /// The statement as a SELECT: old columns, locator, new values, what RETURNING wants of other relations.
@@ -27,7 +27,7 @@ async fn select_rows(
     let mut items = target.row_items(&positions);
     for (at, value) in &set {
         hint(known, value, &table.types[*at].field_ref(&table.def.columns[*at].name));
-        items.push(item(value.clone(), &format!("n{at}")));
+        items.push(internal_item(value.clone(), &format!("n{at}")));
     }
     items.extend(returning.other_items(&update.from)?);
     let mut from = vec![target.from()];

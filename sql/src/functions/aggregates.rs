@@ -55,6 +55,7 @@ pub(crate) fn udafs() -> Vec<AggregateUDF> {
     all.push(renamed(bool_and_or::bool_and_udaf(), &["every"]));
     all.push(renamed(variance::var_samp_udaf(), &["variance"]));
     all.push(AggregateUDF::from(super::sum::CheckedSum::default()));
+    all.push(AggregateUDF::from(super::sum::RoundedAvg::default()));
     all
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::compute::kernels::numeric::{add, mul, sub};
-use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float64Type, Int32Type, Int64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float64Type, Int32Type, Int64Type, i256};
 use base::SqlState;
 use datafusion::logical_expr::{ReturnFieldArgs, Volatility};
 
@@ -21,6 +21,10 @@ pub(crate) static INT_SUBTRACT: Definition =
 /// integer * integer.
 pub(crate) static INT_MULTIPLY: Definition =
     pure(&["int_multiply"], &[on(&[Param::Any, Param::Any], Returns::Compute(wider), int_multiply)]);
+
+/// numeric / numeric, with PostgreSQL's digits where DataFusion's operator keeps four more than the dividend has.
+pub(crate) static NUMERIC_DIVIDE: Definition =
+    pure(&["numeric_divide"], &[on(&[Param::Numeric, Param::Numeric], Returns::Compute(quotient), numeric_divide)]);
 
 static DIV: Definition = pure(
     &["div"],
@@ -58,7 +62,8 @@ static SETSEED: Definition = Definition {
 };
 
 /// Every function of this module.
-pub(crate) static ALL: [&Definition; 10] = [
+pub(crate) static ALL: [&Definition; 11] = [
+    &NUMERIC_DIVIDE,
     &INT_ADD,
     &INT_SUBTRACT,
     &INT_MULTIPLY,
@@ -88,6 +93,81 @@ pub(crate) fn wider_type(left: &DataType, right: &DataType) -> DataType {
 fn wider(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
     let [left, right] = arguments.arg_fields else { return Err(Error::internal("two integers are expected")) };
     Ok(Arc::new(Field::new("int", wider_type(left.data_type(), right.data_type()), true)))
+}
+
+/// Digits behind the point that a quotient or a mean has at least, where 38 digits leave room for what stands before it.
+const QUOTIENT_DIGITS: i32 = 16;
+
+/// The type of a quotient whose whole part has up to so many digits. Four digits more than `scale` are kept in any case.
+fn quotient_type(whole: i32, scale: i32, wanted: i32) -> DataType {
+    let scale = (scale + 4).min(38).max(wanted.min(38 - whole)).clamp(0, 38);
+    let precision = (whole + scale).clamp(1, 38);
+    DataType::Decimal128(u8::try_from(precision).unwrap_or(38), i8::try_from(scale).unwrap_or(38))
+}
+
+/// The type of a mean of decimals.
+pub(crate) fn mean_type(precision: u8, scale: i8) -> DataType {
+    quotient_type(i32::from(precision) - i32::from(scale), scale.into(), QUOTIENT_DIGITS.max(scale.into()))
+}
+
+fn quotient(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
+    let [DataType::Decimal128(precision, scale), DataType::Decimal128(_, by)] =
+        [0, 1].map(|at: usize| arguments.arg_fields.get(at).map_or(&DataType::Null, |field| field.data_type()))
+    else {
+        return Err(Error::internal("two decimals are expected"));
+    };
+    let (precision, scale, by) = (i32::from(*precision), i32::from(*scale), i32::from(*by));
+    let data_type = quotient_type(precision - scale + by, scale, QUOTIENT_DIGITS.max(scale).max(by));
+    Ok(Arc::new(Field::new("quotient", data_type, true)))
+}
+
+/// 10 to the power of up to 38.
+pub(crate) fn power_of_ten(digits: u8) -> i128 {
+    10i128.pow(u32::from(digits.min(38)))
+}
+
+/// `dividend * 10^shift / divisor`, rounded half away from zero, of up to `precision` digits.
+pub(crate) fn divided(dividend: i128, divisor: i128, shift: i32, precision: u8) -> Result<i128> {
+    let out_of_range = || Error::state(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("numeric out of range: a quotient has more than {precision} digits"));
+    let digits = u8::try_from(shift.unsigned_abs()).ok().filter(|digits| *digits <= 38).ok_or_else(out_of_range)?;
+    let factor = power_of_ten(digits);
+    let (above, below) = if shift >= 0 { (factor, 1) } else { (1, factor) };
+    let quotient = match (dividend.checked_mul(above), divisor.checked_mul(below)) {
+        (Some(dividend), Some(divisor)) => {
+            let (quotient, rest) = (dividend.checked_div(divisor).ok_or_else(out_of_range)?, (dividend % divisor).unsigned_abs());
+            let up = rest >= divisor.unsigned_abs() - rest;
+            if up { quotient + if (dividend < 0) == (divisor < 0) { 1 } else { -1 } } else { quotient }
+        }
+        // 256 bits hold any product of two.
+        _ => {
+            let wide = |value: i128, by: i128| i256::from_i128(value).wrapping_mul(i256::from_i128(by));
+            let (dividend, divisor) = (wide(dividend, above), wide(divisor, below));
+            let (quotient, rest) = (dividend.wrapping_div(divisor), dividend.wrapping_rem(divisor).wrapping_abs());
+            let up = rest >= divisor.wrapping_abs().wrapping_sub(rest);
+            let same = dividend.is_negative() == divisor.is_negative();
+            let quotient = match (up, same) {
+                (false, _) => quotient,
+                (true, true) => quotient.wrapping_add(i256::ONE),
+                (true, false) => quotient.wrapping_sub(i256::ONE),
+            };
+            quotient.to_i128().ok_or_else(out_of_range)?
+        }
+    };
+    if quotient.unsigned_abs() >= power_of_ten(precision).unsigned_abs() { Err(out_of_range()) } else { Ok(quotient) }
+}
+
+fn numeric_divide(call: &Call<'_>) -> Result<ArrayRef> {
+    let scale = |data_type: &DataType| match data_type {
+        DataType::Decimal128(precision, scale) => (*precision, i32::from(*scale)),
+        _ => (38, 0),
+    };
+    let ((_, from), (_, by)) = (scale(call.arrays[0].data_type()), scale(call.arrays[1].data_type()));
+    let (precision, to) = scale(call.returns.data_type());
+    let (dividends, divisors) = (call.arrays[0].as_primitive::<Decimal128Type>(), call.arrays[1].as_primitive::<Decimal128Type>());
+    call.values::<Decimal128Type>(2, |row| match divisors.value(row) {
+        0 => Err(division_by_zero()),
+        divisor => divided(dividends.value(row), divisor, to + by - from, precision).map(Some),
+    })
 }
 
 type Kernel = fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> std::result::Result<ArrayRef, arrow::error::ArrowError>;

@@ -11,9 +11,11 @@ mod interval;
 pub(crate) mod json;
 pub(crate) mod math;
 mod series;
+pub(crate) mod single;
 mod strings;
 mod sum;
 mod template;
+mod totals;
 #[cfg(test)]
 mod tests;
 

@@ -290,7 +290,7 @@ impl Binder {
             let ts = moment(scope, expr)?;
             let store = &scope.engine().store;
             let snapshot = match ts {
-                Some(ts) => store.snapshot_at(ts).await.map_err(Error::classified)?,
+                Some(ts) => store.snapshot_at(ts).await.map_err(unreadable)?,
                 None => store.snapshot(),
             };
             let catalog = scope.engine().catalog.of(store, &snapshot).await?;
@@ -312,6 +312,7 @@ impl Binder {
 
     /// Brings a query into the form that DataFusion plans as PostgreSQL would.
     fn prepare(&self, query: &mut ast::Query) -> Result<()> {
+        super::merged::prepare(query, &|name| self.visible(name))?;
         if self.core.hidden {
             expand_wildcards(self, query)?;
         }
@@ -394,6 +395,23 @@ impl Binder {
             datafusion::logical_expr::ColumnarValue::Array(array) => ScalarValue::try_from_array(&array, 0)?,
         })
     }
+}
+
+/// A moment as PostgreSQL prints it.
+fn shown(at: CommitTs) -> String {
+    DateTime::from_timestamp_micros(at.0).map_or_else(|| at.to_string(), |moment| moment.format("%Y-%m-%d %H:%M:%S%.f+00").to_string())
+}
+
+/// Why a moment cannot be read.
+fn unreadable(error: storage::Error) -> Error {
+    let message = match &error {
+        storage::Error::FutureTime { requested } => format!("system time {} lies in the future", shown(*requested)),
+        storage::Error::ExpiredTime { requested, oldest } => {
+            format!("system time {} lies before the history kept, which begins at {}", shown(*requested), shown(*oldest))
+        }
+        _ => return Error::classified(error),
+    };
+    Error { message, ..Error::classified(error) }
 }
 
 /// Replaces placeholders by values.
@@ -656,6 +674,10 @@ impl Core {
                             return Ok(provider_as_source(table));
                         }
                     }
+                }
+                if self.moment.is_some() {
+                    let at = shown(self.scope.reader.ts());
+                    return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("table \"{reference}\" did not exist at {at}")));
                 }
                 let candidates: Vec<&str> = self.scope.catalog.relations().map(Relation::name).collect();
                 Err(crate::error::undefined_table(&reference.to_string(), candidates))

@@ -47,6 +47,11 @@ pub(crate) fn item(expr: ast::Expr, alias: &str) -> ast::SelectItem {
     ast::SelectItem::ExprWithAlias { expr, alias: identifier(alias) }
 }
 
+/// `expr AS alias`, for a column that a statement adds to a query for itself: no column of a user has such a name.
+pub(crate) fn internal_item(expr: ast::Expr, name: &str) -> ast::SelectItem {
+    item(expr, &format!("{}{name}", crate::parse::MARK))
+}
+
 /// A table in FROM.
 pub(crate) fn table_factor(name: ast::ObjectName, alias: Option<ast::Ident>) -> ast::TableFactor {
     ast::TableFactor::Table {

@@ -11,6 +11,8 @@
 //! The answer is NULL where nothing decided it and either `x` is NULL and `q` has rows, or `q` has a NULL. All of these subqueries
 //! are ones that DataFusion makes joins of: correlated by equality, or not at all.
 //!
+//! Subqueries that are values already are settled after that: [`scalar`].
+//!
 //! The rule runs after type coercion, so both sides of a comparison have one type already.
 
 use std::sync::Arc;
@@ -25,13 +27,19 @@ use datafusion::logical_expr::logical_plan::{FetchType, SkipType};
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit};
 use datafusion::optimizer::AnalyzerRule;
 
+use super::scalar;
+
 /// The rule.
 #[derive(Debug)]
 pub(crate) struct SubqueryValues;
 
 impl AnalyzerRule for SubqueryValues {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        Ok(plan.transform_up_with_subqueries(rewrite)?.data)
+        let plan = plan.transform_up_with_subqueries(rewrite)?.data;
+        if !scalar::any(&plan)? {
+            return Ok(plan);
+        }
+        Ok(plan.transform_up_with_subqueries(|node| Ok(Transformed::yes(scalar::settle(node)?)))?.data)
     }
 
     fn name(&self) -> &str {

@@ -20,16 +20,17 @@
 //! | `round` of a double | ties to even (DataFusion: away from zero) |
 //! | `CAST(x AS varchar(3))` | cut to three characters |
 //! | `integer + integer`, `-`, `*` | checked arithmetic (DataFusion wraps around) |
+//! | `numeric / numeric` | a quotient with 16 digits behind the point at least, rounded (DataFusion: four more, cut) |
 //! | `row_number()`, `rank()`, `dense_rank()` | `bigint` (DataFusion: unsigned) |
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::expr::{Between, Case, Cast, InList, Placeholder, ScalarFunction, TryCast, WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, WindowFunctionDefinition, lit};
@@ -68,6 +69,23 @@ fn is_text(data_type: &DataType) -> bool {
 /// A literal text, which may stand for a value of another type.
 fn is_text_literal(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(ScalarValue::Utf8(Some(_)) | ScalarValue::Utf8View(Some(_)) | ScalarValue::LargeUtf8(Some(_)), _))
+}
+
+/// Whether a division is one of numerics: one side is, the other is or is an integer.
+fn divides_numerics(left: &DataType, right: &DataType) -> bool {
+    let numeric = |data_type: &DataType| matches!(data_type, DataType::Decimal128(..));
+    (numeric(left) && (numeric(right) || right.is_integer())) || (left.is_integer() && numeric(right))
+}
+
+/// A parameter of which nothing is known, as a number.
+fn untyped(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Placeholder(placeholder) if placeholder.field.is_none() => {
+            let field = Arc::new(Field::new(&placeholder.id, DataType::Float64, true));
+            Some(Expr::Placeholder(Placeholder::new_with_field(placeholder.id.clone(), Some(field))))
+        }
+        _ => None,
+    }
 }
 
 /// A text read as this type.
@@ -201,6 +219,17 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
         }
         _ => {}
     }
+    // A parameter beside an interval is a number.
+    if matches!(op, Sql::Multiply | Sql::Divide) {
+        let is_interval = |expr: &Expr| field(expr, schema).is_some_and(|field| matches!(field.data_type(), DataType::Interval(_)));
+        if let (Some(number), true) = (untyped(left), is_interval(right) && matches!(op, Sql::Multiply)) {
+            return Some(call(&datetime::INTERVAL_MULTIPLY, vec![right.clone(), number]));
+        }
+        if let (true, Some(number)) = (is_interval(left), untyped(right)) {
+            let function = if matches!(op, Sql::Multiply) { &datetime::INTERVAL_MULTIPLY } else { &datetime::INTERVAL_DIVIDE };
+            return Some(call(function, vec![left.clone(), number]));
+        }
+    }
     let (left_field, right_field) = (field(left, schema)?, field(right, schema)?);
     let (left_type, right_type) = (left_field.data_type(), right_field.data_type());
     let is_json = |field: &FieldRef| spec(field).is_some_and(|spec| spec.is_json());
@@ -210,6 +239,7 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
             let (left, right) = unify(left, right, schema)?;
             Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), comparison(op)?, Box::new(right))))
         }
+        Sql::Divide if divides_numerics(left_type, right_type) => Some(call(&math::NUMERIC_DIVIDE, both())),
         Sql::PGOverlap if is_list(left_type) || is_list(right_type) => Some(call(&arrays::OVERLAP, both())),
         Sql::AtArrow if is_json(&left_field) || is_json(&right_field) || (is_text(left_type) && is_text(right_type)) => {
             Some(call(&json::CONTAINS, both()))
@@ -358,6 +388,12 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
                     Box::new(printed_right.unwrap_or_else(|| (**right).clone())),
                 )))
             }
+            // Where a parameter stood while the operator was planned.
+            Operator::Divide => {
+                let (left_type, right_type) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+                let ours = divides_numerics(&left_type, &right_type);
+                ours.then(|| call(&math::NUMERIC_DIVIDE, vec![(**left).clone(), (**right).clone()]))
+            }
             Operator::Plus | Operator::Minus | Operator::Multiply => {
                 let (left_type, right_type) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
                 if !left_type.is_integer() || !right_type.is_integer() {
@@ -482,6 +518,13 @@ fn cast(inner: &Expr, target: &FieldRef, schema: &DFSchema) -> Option<Expr> {
         }
         if to == &DataType::Boolean {
             return Some(call(&convert::BOOL_IN, vec![inner.clone()]));
+        }
+        if to.is_numeric() {
+            // Spaces around a number do not matter. What is trimmed already is left alone: the rewrite sees its own result again.
+            let trim = datafusion::functions::string::btrim();
+            let trimmed = matches!(inner, Expr::ScalarFunction(function) if function.func.name() == trim.name());
+            let text = || call_udf(trim, vec![inner.clone()]);
+            return (!trimmed).then(|| Expr::Cast(Cast::new_from_field(Box::new(text()), Arc::clone(target))));
         }
         return None;
     }
