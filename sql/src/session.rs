@@ -812,6 +812,9 @@ impl SessionInner {
             let count = needed(statement);
             let mut known: Vec<Option<FieldRef>> = declared.iter().cloned().map(Some).collect();
             known.resize(count, None);
+            if let StatementAst::Query(query) = &statement.kind {
+                counts(query, &mut known);
+            }
             // The first pass learns what it can; the second knows every type, text where nothing says otherwise.
             let mut last: Result<Option<SchemaRef>> = Ok(None);
             for pass in 0..2 {
@@ -887,6 +890,36 @@ impl SessionInner {
             _ => None,
         })
     }
+}
+
+/// Parameters of LIMIT and OFFSET count rows.
+fn counts(query: &ast::Query, known: &mut [Option<FieldRef>]) {
+    use sqlparser::ast::Visit;
+    struct Counts<'a>(&'a mut [Option<FieldRef>]);
+    impl Counts<'_> {
+        fn note(&mut self, expr: &ast::Expr) {
+            if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Placeholder(name), .. }) = expr
+                && let Some(at) = name.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+                && let Some(slot) = self.0.get_mut(at)
+            {
+                slot.get_or_insert_with(|| Arc::new(Field::new(name, DataType::Int64, true)));
+            }
+        }
+    }
+    impl ast::Visitor for Counts<'_> {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &ast::Query) -> std::ops::ControlFlow<()> {
+            if let Some(ast::LimitClause::LimitOffset { limit, offset, .. }) = &query.limit_clause {
+                limit.iter().chain(offset.iter().map(|offset| &offset.value)).for_each(|expr| self.note(expr));
+            }
+            if let Some(quantity) = query.fetch.as_ref().and_then(|fetch| fetch.quantity.as_ref()) {
+                self.note(quantity);
+            }
+            std::ops::ControlFlow::Continue(())
+        }
+    }
+    let _ = query.visit(&mut Counts(known));
 }
 
 /// Learns parameter types from a plan.

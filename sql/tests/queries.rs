@@ -387,3 +387,25 @@ async fn texts_that_do_not_read_are_told_as_in_postgresql() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_have_the_types_of_their_places() {
+    let world = World::new().await;
+    let session = world.admin();
+    run(&session, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3), (4)").await;
+    let cases: [(&str, Vec<ArrayRef>, &[&str]); 3] = [
+        (
+            "SELECT id FROM t ORDER BY id LIMIT $1 OFFSET $2",
+            vec![Arc::new(Int64Array::from(vec![2])), Arc::new(Int64Array::from(vec![1]))],
+            &["2", "3"],
+        ),
+        ("SELECT $1 * interval '1 day' > interval '36 hours'", vec![Arc::new(Int64Array::from(vec![2]))], &["true"]),
+        ("SELECT interval '3 days' / $1 = interval '1 day'", vec![Arc::new(Int32Array::from(vec![3]))], &["true"]),
+    ];
+    for (sql, values, expected) in cases {
+        let prepared = session.prepare(sql, PrepareOptions::default()).await.expect(sql);
+        let types: Vec<_> = prepared.parameters.fields().iter().map(|field| field.data_type().clone()).collect();
+        assert!(types.iter().all(arrow::datatypes::DataType::is_numeric), "{sql}: {types:?}");
+        assert_eq!(execute(&session, &prepared, values).await, expected, "{sql}");
+    }
+}

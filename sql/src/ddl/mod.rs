@@ -140,6 +140,17 @@ pub(crate) fn needed(what: &str, by: &[String]) -> Error {
         .with_hint("Use DROP ... CASCADE to drop the dependent objects too.")
 }
 
+/// The error of a name that nothing has, in the words of what was to be dropped.
+fn named(error: Error, kind: ObjectKind, name: &sqlparser::ast::ObjectName) -> Error {
+    let shown = name.0.iter().filter_map(|part| part.as_ident().map(crate::plan::fold)).collect::<Vec<_>>().join(".");
+    let message = format!("{} \"{shown}\" does not exist", kind.word());
+    match kind {
+        ObjectKind::Index => Error::state(SqlState::UNDEFINED_OBJECT, message),
+        ObjectKind::View | ObjectKind::Sequence => Error::state(SqlState::UNDEFINED_TABLE, message),
+        _ => error,
+    }
+}
+
 async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
     let txn = scope.writing()?.clone();
     if drop.kind == ObjectKind::Schema {
@@ -150,6 +161,7 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
         let relation = match scope.relation(name) {
             Ok(relation) => relation.clone(),
             Err(error) if drop.if_exists && matches!(error.sqlstate, SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) => continue,
+            Err(error) if error.sqlstate == SqlState::UNDEFINED_TABLE => return Err(named(error, drop.kind, name)),
             Err(error) => return Err(error),
         };
         let right = matches!(
@@ -195,9 +207,16 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
                         })
                     })
                     .collect();
-                if !users.is_empty() {
+                let counting = sequence::defaults(&scope, &sequence)?;
+                if !users.is_empty() || (!counting.is_empty() && !drop.cascade) {
+                    let defaults = counting.iter().map(|(table, at)| {
+                        let column = &table.def.columns[*at].name;
+                        format!("default value for column {column} of table {} depends on sequence {}", table.def.name, sequence.name)
+                    });
+                    let users: Vec<String> = users.into_iter().chain(defaults).collect();
                     return Err(needed(&format!("sequence {}", sequence.name), &users));
                 }
+                let scope = sequence::drop_defaults(&scope, counting).await?;
                 let mut writer = writer(&scope, &txn);
                 writer.remove(sequence.id).await?;
                 txn.set_catalog(writer.catalog().clone());

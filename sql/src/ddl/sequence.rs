@@ -1,10 +1,14 @@
 //! Sequences. Their position lives outside transactions; RESTART and setval begin a new generation of the counter.
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
 use base::SqlState;
+use sqlparser::ast;
 use storage::{BeginOptions, TransactionHeader};
 
 use super::{new_id, schema, writer};
-use crate::catalog::{CatalogWriter, Object, ObjectId, Relation, Sequence, SqlType};
+use crate::catalog::{CatalogWriter, Object, ObjectId, Relation, Sequence, SqlType, TableEntry};
 use crate::engine::EngineInner;
 use crate::parse::statement as st;
 use crate::plan::{Scope, fold};
@@ -72,10 +76,10 @@ pub(super) fn name_for(writer: &CatalogWriter<'_>, schema: ObjectId, table: &str
     (1..).map(|number| format!("{base}{number}")).find(|name| writer.catalog().relation(schema, name).is_none()).unwrap_or(base)
 }
 
-fn owner(scope: &Scope, name: &sqlparser::ast::ObjectName) -> Result<(ObjectId, u32)> {
+fn owner(scope: &Scope, name: &ast::ObjectName) -> Result<(ObjectId, u32)> {
     let mut parts = name.0.clone();
     let column = parts.pop().and_then(|part| part.as_ident().map(fold)).unwrap_or_default();
-    let table = scope.table(&sqlparser::ast::ObjectName(parts))?;
+    let table = scope.table(&ast::ObjectName(parts))?;
     let at = table.def.position(&column).ok_or_else(|| crate::error::undefined_column(&column, std::iter::empty()))?;
     Ok((table.def.id, table.def.columns[at].id))
 }
@@ -115,6 +119,63 @@ pub(super) async fn alter(scope: &Scope, alter: &st::AlterSequence) -> Result<()
     writer.replace(Object::Sequence(new)).await?;
     txn.set_catalog(writer.catalog().clone());
     Ok(())
+}
+
+/// The columns whose defaults call `nextval` with the name of a sequence.
+pub(super) fn defaults(scope: &Scope, sequence: &Sequence) -> Result<Vec<(Arc<TableEntry>, usize)>> {
+    let mut found = Vec::new();
+    for table in scope.catalog.tables() {
+        for (at, column) in table.def.columns.iter().enumerate() {
+            if let Some(text) = &column.default
+                && !column.dropped
+                && text.to_lowercase().contains("nextval")
+                && counts_by(scope, &crate::plan::parse_expr(text)?, sequence)
+            {
+                found.push((table.clone(), at));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an expression has the name of a sequence in a text, as `nextval` takes it.
+fn counts_by(scope: &Scope, expr: &ast::Expr, sequence: &Sequence) -> bool {
+    ast::visit_expressions(expr, |expr| {
+        let ast::Expr::Value(value) = expr else { return ControlFlow::Continue(()) };
+        let ast::Value::SingleQuotedString(text) = &value.value else { return ControlFlow::Continue(()) };
+        let names: Vec<String> = match crate::plan::parse_expr(text) {
+            Ok(ast::Expr::Identifier(name)) => vec![fold(&name)],
+            Ok(ast::Expr::CompoundIdentifier(names)) => names.iter().map(fold).collect(),
+            _ => return ControlFlow::Continue(()),
+        };
+        let found = match names.as_slice() {
+            [.., schema, name] => scope.lookup(Some(schema), name),
+            [name] => scope.lookup(None, name),
+            [] => None,
+        };
+        match found {
+            Some(Relation::Sequence(named)) if named.id == sequence.id => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    })
+    .is_break()
+}
+
+/// Takes these columns' defaults away.
+pub(super) async fn drop_defaults(scope: &Scope, columns: Vec<(Arc<TableEntry>, usize)>) -> Result<Scope> {
+    let txn = scope.writing()?;
+    let mut scope = scope.clone();
+    for (table, at) in columns {
+        let (newer, table) = super::take_definition(&scope, &table).await?;
+        let mut def = table.def.clone();
+        def.columns[at].default = None;
+        let mut writer = writer(&newer, txn);
+        writer.replace(Object::Table(def)).await?;
+        let catalog = writer.catalog().clone();
+        txn.set_catalog(catalog.clone());
+        scope = newer.with_catalog(catalog);
+    }
+    Ok(scope)
 }
 
 /// A sequence with other options.

@@ -1479,7 +1479,8 @@ fn check_expr(expr: &Expr) -> Result<()> {
             refuse(trim_characters.as_ref().is_some_and(|list| list.len() > 1), "TRIM with several lists of characters")
         }
         Expr::Function(function) => check_function(function),
-        Expr::Array(sql::Array { elem: _, named }) => {
+        Expr::Array(sql::Array { elem, named }) => {
+            refuse(elem.iter().any(|item| matches!(item, Expr::Array(_))), "an array of arrays")?;
             if *named { Ok(()) } else { Err(Error::syntax("syntax error: an array is written ARRAY[…]")) }
         }
         Expr::Interval(sql::Interval { value: _, leading_field: _, leading_precision, last_field, fractional_seconds_precision }) => {
