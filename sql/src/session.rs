@@ -924,8 +924,8 @@ fn counts(query: &ast::Query, known: &mut [Option<FieldRef>]) {
 
 /// Learns parameter types from a plan.
 pub(crate) fn learn(plan: &datafusion::logical_expr::LogicalPlan, known: &mut [Option<FieldRef>]) -> Result<()> {
-    use datafusion::common::tree_node::TreeNodeRecursion;
-    use datafusion::logical_expr::{Expr, LogicalPlan};
+    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
     // DataFusion does not say that LIMIT and OFFSET count.
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Limit(limit) = node {
@@ -937,6 +937,25 @@ pub(crate) fn learn(plan: &datafusion::logical_expr::LogicalPlan, known: &mut [O
                     slot.get_or_insert_with(|| Arc::new(Field::new(&placeholder.id, DataType::Int64, true)));
                 }
             }
+        }
+        // Nor that what `x = ANY (…)` looks through is an array of what `x` is.
+        let inputs = node.inputs();
+        if let [input] = inputs.as_slice() {
+            node.apply_expressions(|expr| {
+                expr.apply(|inner| {
+                    if let Expr::ScalarFunction(function) = inner
+                        && function.func.name() == "array_has"
+                        && let [Expr::Placeholder(placeholder), item] = function.args.as_slice()
+                        && let Some(at) = placeholder.id.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+                        && let Some(slot) = known.get_mut(at)
+                        && let Ok(item) = item.get_type(input.schema())
+                    {
+                        let list = DataType::List(Arc::new(Field::new_list_field(item, true)));
+                        slot.get_or_insert_with(|| Arc::new(Field::new(&placeholder.id, list, true)));
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })?;
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -364,3 +364,33 @@ fn min_scale(call: &Call<'_>) -> Result<ArrayRef> {
 fn setseed(_: &Call<'_>) -> Result<ArrayRef> {
     Err(Error::unsupported("setseed").with_hint("random() cannot be repeated"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotients_are_rounded_half_away_from_zero() {
+        let cases = [
+            (2, 3, 16, 6_666_666_666_666_667),
+            (-2, 3, 16, -6_666_666_666_666_667),
+            (5, 2, 0, 3),
+            (-5, 2, 0, -3),
+            (5, -2, 0, -3),
+            (4, 3, 0, 1),
+            (15, 1, -1, 2),
+            // Beyond 128 bits on the way.
+            (10i128.pow(37), 4 * 10i128.pow(30), 20, 250_000_000_000_000_000_000_000_000),
+            (-10i128.pow(37), 3 * 10i128.pow(37), 38, -33_333_333_333_333_333_333_333_333_333_333_333_333),
+            (2 * 10i128.pow(36), 3 * 10i128.pow(37), 37, 666_666_666_666_666_666_666_666_666_666_666_667),
+        ];
+        for (dividend, divisor, shift, expected) in cases {
+            assert_eq!(divided(dividend, divisor, shift, 38).unwrap(), expected, "{dividend} / {divisor}");
+        }
+        let large = divided(10i128.pow(37), 1, 2, 38).unwrap_err();
+        assert_eq!(large.sqlstate, SqlState::NUMERIC_VALUE_OUT_OF_RANGE);
+        assert_eq!(mean_type(3, 1), DataType::Decimal128(18, 16));
+        assert_eq!(mean_type(38, 0), DataType::Decimal128(38, 4));
+        assert_eq!(mean_type(30, 20), DataType::Decimal128(34, 24));
+    }
+}
