@@ -415,9 +415,10 @@ impl Registry {
     /// A client that ends without closing its session leaves one behind.
     fn deserted(&self) -> Option<Arc<Client>> {
         let index = self.index.lock();
-        let deserted = index.clients.values().filter(|client| {
-            client.active.load(Ordering::Acquire) == 0 && client.reached_over.lock().is_empty()
-        });
+        let deserted = index
+            .clients
+            .values()
+            .filter(|client| client.active.load(Ordering::Acquire) == 0 && client.reached_over.lock().is_empty());
         deserted.min_by_key(|client| (!client.held.lock().transactions.is_empty(), *client.last_used.lock())).cloned()
     }
 

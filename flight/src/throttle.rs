@@ -120,8 +120,7 @@ impl Throttle {
         if all.len() >= REMEMBERED_MAX {
             forget_oldest(&mut all, now);
         }
-        let failures =
-            all.entry(key(user, peer)).or_insert(Failures { count: 0, next: now, last: now });
+        let failures = all.entry(key(user, peer)).or_insert(Failures { count: 0, next: now, last: now });
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
         failures.next = failures.next.max(now + delay(failures.count));

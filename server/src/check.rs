@@ -31,7 +31,9 @@ pub async fn run(args: &ServeArgs) -> ExitCode {
         Ok(0) => ExitCode::SUCCESS,
         Ok(faults) => {
             let faults = counted(faults, "fault");
-            eprintln!("lattice check: {faults} found; restore a backup, or ask for help before writing to this database");
+            eprintln!(
+                "lattice check: {faults} found; restore a backup, or ask for help before writing to this database"
+            );
             ExitCode::FAILURE
         }
         Err(message) => {
@@ -276,8 +278,10 @@ async fn one(session: &Session, table: &TableMeta) -> (u64, Vec<String>) {
                 let pairs: Vec<_> = keys.iter().filter(|key| key.fk_name == fk).collect();
                 let Some(first) = pairs.first() else { continue };
                 let parent = format!("{}.{}", quoted(&first.pk_schema), quoted(&first.pk_table));
-                let set =
-                    pairs.iter().map(|pair| format!("{CHILD}.{} IS NOT NULL", quoted(&pair.fk_column))).collect::<Vec<_>>();
+                let set = pairs
+                    .iter()
+                    .map(|pair| format!("{CHILD}.{} IS NOT NULL", quoted(&pair.fk_column)))
+                    .collect::<Vec<_>>();
                 let equal = pairs
                     .iter()
                     .map(|pair| format!("{PARENT}.{} = {CHILD}.{}", quoted(&pair.pk_column), quoted(&pair.fk_column)))

@@ -218,7 +218,8 @@ async fn page(State(status): State<Status>, ConnectInfo(peer): ConnectInfo<Peer>
                 ("log", format!("{}, {} syncs", bytes(stats.log_bytes), stats.fsyncs)),
                 (
                     "disk",
-                    if stats.disk_low { "almost full: writes are refused until space is freed" } else { "has room" }.to_owned(),
+                    if stats.disk_low { "almost full: writes are refused until space is freed" } else { "has room" }
+                        .to_owned(),
                 ),
                 ("flushes", stats.flushes.to_string()),
                 (

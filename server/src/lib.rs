@@ -28,10 +28,10 @@ pub mod load;
 pub mod logs;
 pub mod measure;
 pub mod metrics;
-pub mod serve;
-pub mod shell;
 mod names;
 mod password;
+pub mod serve;
+pub mod shell;
 mod words;
 
 pub use cli::run;

@@ -79,7 +79,8 @@ async fn measure(args: &MeasureArgs) -> Result<(), String> {
         None => {
             let config = args.serve.load().map_err(|error| error.to_string())?;
             let store = serve::open_store(&config).await?;
-            let engine = Engine::open(store.clone(), serve::engine_options(&config)).await.map_err(|error| told(&error))?;
+            let engine =
+                Engine::open(store.clone(), serve::engine_options(&config)).await.map_err(|error| told(&error))?;
             Subject::Engine(engine, store)
         }
     };
@@ -140,7 +141,9 @@ enum Work {
 impl Subject {
     async fn client(&self) -> Result<One, String> {
         match self {
-            Subject::Engine(engine, _) => Ok(One::Engine(engine.session(Principal::admin(), SessionOptions::default()))),
+            Subject::Engine(engine, _) => {
+                Ok(One::Engine(engine.session(Principal::admin(), SessionOptions::default())))
+            }
             Subject::Wire(args) => Client::connect(args).await.map(One::Wire).map_err(|error| error.to_string()),
         }
     }
@@ -171,7 +174,12 @@ impl One {
     }
 
     /// Runs a prepared statement; the number of rows it returned or changed.
-    async fn execute(&mut self, prepared: &mut Prepared, values: Vec<(&str, ArrayRef)>, writes: bool) -> Result<usize, String> {
+    async fn execute(
+        &mut self,
+        prepared: &mut Prepared,
+        values: Vec<(&str, ArrayRef)>,
+        writes: bool,
+    ) -> Result<usize, String> {
         match (self, prepared) {
             (One::Engine(session), Prepared::Engine(prepared)) => {
                 let values = values.into_iter().map(|(_, value)| value).collect();
@@ -238,9 +246,16 @@ async fn drive(subject: &Subject, clients: u64, seconds: f64, work: Work, sql: &
     Ok(format!("{} {} {}", latencies.len(), at(0.5), at(0.95)))
 }
 
-async fn one(mut client: One, mut prepared: Prepared, number: i64, span: Duration, work: Work) -> Result<Vec<f64>, String> {
+async fn one(
+    mut client: One,
+    mut prepared: Prepared,
+    number: i64,
+    span: Duration,
+    work: Work,
+) -> Result<Vec<f64>, String> {
     let (mut latencies, mut state, mut written) = (Vec::new(), number as u64, 0);
-    let text: ArrayRef = Arc::new(StringArray::from(vec!["a row of ordinary length, about sixty characters of text here"]));
+    let text: ArrayRef =
+        Arc::new(StringArray::from(vec!["a row of ordinary length, about sixty characters of text here"]));
     let whole = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
     let started = Instant::now();
     while started.elapsed() < span {

@@ -46,11 +46,12 @@ struct Options {
 }
 
 fn options(copy: &st::Copy, file: &str) -> Result<Options> {
-    let by_name = match Path::new(file).extension().and_then(|extension| extension.to_str()).map(str::to_lowercase).as_deref() {
-        Some("parquet") => Format::Parquet,
-        Some("json" | "jsonl" | "ndjson") => Format::Json,
-        _ => Format::Csv,
-    };
+    let by_name =
+        match Path::new(file).extension().and_then(|extension| extension.to_str()).map(str::to_lowercase).as_deref() {
+            Some("parquet") => Format::Parquet,
+            Some("json" | "jsonl" | "ndjson") => Format::Json,
+            _ => Format::Csv,
+        };
     let mut found = Options {
         format: by_name,
         header: false,
@@ -62,7 +63,8 @@ fn options(copy: &st::Copy, file: &str) -> Result<Options> {
     };
     for option in &copy.options {
         let text = option.value.as_ref().map(st::OptionValue::text);
-        let value = || text.clone().ok_or_else(|| Error::syntax(format!("COPY option \"{}\" needs a value", option.name)));
+        let value =
+            || text.clone().ok_or_else(|| Error::syntax(format!("COPY option \"{}\" needs a value", option.name)));
         let byte = || -> Result<u8> {
             let text = value()?;
             match text.as_bytes() {
@@ -118,7 +120,8 @@ fn allowed(scope: &Scope, file: &str, create: bool) -> Result<PathBuf> {
             .with_hint("only administrators may read and write files of the server; clients load with ingest"));
     }
     let path = Path::new(file);
-    let refuse = |why: &str| Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("COPY may not use \"{file}\": {why}"));
+    let refuse =
+        |why: &str| Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("COPY may not use \"{file}\": {why}"));
     if !path.is_absolute() {
         return Err(refuse("the path must be absolute"));
     }
@@ -178,11 +181,9 @@ fn target_schema(table: &TableEntry, columns: &[sqlparser::ast::Ident]) -> Resul
         .iter()
         .map(|name| {
             let name = fold(name);
-            table
-                .arrow
-                .field_with_name(&name)
-                .cloned()
-                .map_err(|_| crate::error::undefined_column(&name, table.arrow.fields().iter().map(|field| field.name().as_str())))
+            table.arrow.field_with_name(&name).cloned().map_err(|_| {
+                crate::error::undefined_column(&name, table.arrow.fields().iter().map(|field| field.name().as_str()))
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Schema::new(fields))
@@ -196,7 +197,9 @@ fn text_form(schema: &Schema, format: Format) -> SchemaRef {
         .iter()
         .map(|field| {
             let data_type = match field.data_type() {
-                DataType::FixedSizeBinary(_) | DataType::List(_) | DataType::Interval(_) | DataType::Binary => DataType::Utf8,
+                DataType::FixedSizeBinary(_) | DataType::List(_) | DataType::Interval(_) | DataType::Binary => {
+                    DataType::Utf8
+                }
                 DataType::Timestamp(_, None) if format == Format::Csv => DataType::Utf8,
                 other => other.clone(),
             };
@@ -210,7 +213,12 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::state(SqlState::BAD_COPY_FILE, format!("cannot read {}: {error}", path.display()))
 }
 
-fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, options: Options) -> Result<(SchemaRef, BatchStream)> {
+fn read(
+    table: &TableEntry,
+    columns: &[sqlparser::ast::Ident],
+    path: PathBuf,
+    options: Options,
+) -> Result<(SchemaRef, BatchStream)> {
     let (sender, receiver) = mpsc::channel::<Result<RecordBatch>>(4);
     let wanted = target_schema(table, columns)?;
     let file = File::open(&path)?;
@@ -221,10 +229,17 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
             if !columns.is_empty() {
                 // The file's columns in order go to the columns named.
                 if schema.fields().len() != wanted.fields().len() {
-                    return Err(damaged(&path, format!("{} columns where {} are expected", schema.fields().len(), wanted.fields().len())));
+                    return Err(damaged(
+                        &path,
+                        format!("{} columns where {} are expected", schema.fields().len(), wanted.fields().len()),
+                    ));
                 }
-                let fields: Vec<Field> =
-                    schema.fields().iter().zip(wanted.fields()).map(|(field, wanted)| field.as_ref().clone().with_name(wanted.name())).collect();
+                let fields: Vec<Field> = schema
+                    .fields()
+                    .iter()
+                    .zip(wanted.fields())
+                    .map(|(field, wanted)| field.as_ref().clone().with_name(wanted.name()))
+                    .collect();
                 schema = Arc::new(Schema::new(fields));
             }
             let reader = builder.with_batch_size(ROWS).build().map_err(|error| damaged(&path, error))?;
@@ -246,7 +261,10 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
             let mut order: Schema = wanted.clone();
             if options.header && columns.is_empty() {
                 // The header says which columns come in which order.
-                let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(options.delimiter).with_quote(options.quote);
+                let format = arrow::csv::reader::Format::default()
+                    .with_header(true)
+                    .with_delimiter(options.delimiter)
+                    .with_quote(options.quote);
                 let (inferred, _) = format.infer_schema(&mut file, Some(1)).map_err(|error| damaged(&path, error))?;
                 file.rewind()?;
                 let fields = inferred
@@ -259,7 +277,12 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
                             .iter()
                             .find(|known| known.name().eq_ignore_ascii_case(name))
                             .cloned()
-                            .ok_or_else(|| crate::error::undefined_column(name, wanted.fields().iter().map(|field| field.name().as_str())))
+                            .ok_or_else(|| {
+                                crate::error::undefined_column(
+                                    name,
+                                    wanted.fields().iter().map(|field| field.name().as_str()),
+                                )
+                            })
                     })
                     .collect::<Result<Vec<_>>>()?;
                 order = Schema::new(fields);
@@ -273,7 +296,8 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
             if let Some(escape) = options.escape {
                 builder = builder.with_escape(escape);
             }
-            let null = regex::Regex::new(&format!("^{}$", regex::escape(&options.null))).map_err(|error| damaged(&path, error))?;
+            let null = regex::Regex::new(&format!("^{}$", regex::escape(&options.null)))
+                .map_err(|error| damaged(&path, error))?;
             let reader = builder.with_null_regex(null).build_buffered(file).map_err(|error| damaged(&path, error))?;
             tokio::task::spawn_blocking(move || {
                 for batch in reader {
@@ -304,7 +328,9 @@ fn read(table: &TableEntry, columns: &[sqlparser::ast::Ident], path: PathBuf, op
             schema
         }
     };
-    let stream = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|batch| (batch, receiver)) });
+    let stream = futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|batch| (batch, receiver))
+    });
     Ok((schema, stream.boxed()))
 }
 
@@ -317,7 +343,11 @@ async fn to(scope: &Scope, copy: &st::Copy, path: PathBuf, options: Options) -> 
             } else {
                 columns
                     .iter()
-                    .map(|name| sqlparser::ast::SelectItem::UnnamedExpr(sqlparser::ast::Expr::Identifier(identifier(&fold(name)))))
+                    .map(|name| {
+                        sqlparser::ast::SelectItem::UnnamedExpr(sqlparser::ast::Expr::Identifier(identifier(&fold(
+                            name,
+                        ))))
+                    })
                     .collect()
             };
             let from = sqlparser::ast::TableWithJoins { relation: table_factor(name.clone(), None), joins: Vec::new() };
@@ -385,12 +415,22 @@ fn printable(batch: &RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
-fn write(file: File, path: &Path, schema: &SchemaRef, options: &Options, mut batches: mpsc::Receiver<RecordBatch>) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| Error::state(SqlState::IO_ERROR, format!("cannot write {}: {error}", path.display()));
+fn write(
+    file: File,
+    path: &Path,
+    schema: &SchemaRef,
+    options: &Options,
+    mut batches: mpsc::Receiver<RecordBatch>,
+) -> Result<()> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::state(SqlState::IO_ERROR, format!("cannot write {}: {error}", path.display()))
+    };
     match options.format {
         Format::Parquet => {
-            let properties = parquet::file::properties::WriterProperties::builder().set_compression(options.compression).build();
-            let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|error| failed(&error))?;
+            let properties =
+                parquet::file::properties::WriterProperties::builder().set_compression(options.compression).build();
+            let mut writer =
+                ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|error| failed(&error))?;
             while let Some(batch) = batches.blocking_recv() {
                 writer.write(&batch).map_err(|error| failed(&error))?;
             }

@@ -431,7 +431,9 @@ fn from_shared(error: &DataFusionError) -> Error {
                 }
                 next = Some(inner.as_ref());
             }
-            Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => next = Some(inner.as_ref()),
+            Some(DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner)) => {
+                next = Some(inner.as_ref())
+            }
             Some(DataFusionError::Shared(inner)) => next = Some(inner.as_ref()),
             Some(DataFusionError::ArrowError(inner, _)) => return from_arrow_ref(inner),
             Some(DataFusionError::ResourcesExhausted(message)) => {
@@ -514,7 +516,10 @@ fn unfit_call(text: &str) -> Option<Error> {
         other => other,
     };
     let message = format!("function {function}({argument}) does not exist");
-    Some(Error::state(SqlState::UNDEFINED_FUNCTION, message).with_hint("no function of this name takes these types; an explicit cast may help"))
+    Some(
+        Error::state(SqlState::UNDEFINED_FUNCTION, message)
+            .with_hint("no function of this name takes these types; an explicit cast may help"),
+    )
 }
 
 /// The column that a grouped query shows without grouping by it.
@@ -523,7 +528,8 @@ fn ungrouped(text: &str) -> Option<Error> {
     let (_, column) = before.rsplit_once('"')?;
     let parts: Vec<&str> = column.split('.').collect();
     let shown = parts[parts.len().saturating_sub(2)..].join(".");
-    let message = format!("column {} must appear in the GROUP BY clause or be used in an aggregate function", quoted(&shown));
+    let message =
+        format!("column {} must appear in the GROUP BY clause or be used in an aggregate function", quoted(&shown));
     Some(Error::state(SqlState::GROUPING_ERROR, message))
 }
 
@@ -696,7 +702,10 @@ fn from_arrow_ref(error: &ArrowError) -> Error {
         }
         ArrowError::ComputeError(message) | ArrowError::InvalidArgumentError(message) => {
             let lower = message.to_lowercase();
-            if lower.contains("overflow") || lower.contains("too large to store") || lower.contains("too small to store") {
+            if lower.contains("overflow")
+                || lower.contains("too large to store")
+                || lower.contains("too small to store")
+            {
                 Error::state(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("value out of range: {}", tidy(message)))
             } else if lower.contains("divide by zero") {
                 division_by_zero()
@@ -712,15 +721,16 @@ fn from_arrow_ref(error: &ArrowError) -> Error {
         ArrowError::ParquetError(message) => Error::state(SqlState::BAD_COPY_FILE, format!("parquet: {message}")),
         ArrowError::IpcError(message) => Error::state(SqlState::PROTOCOL_VIOLATION, tidy(message)),
         ArrowError::SchemaError(message) => Error::state(SqlState::DATATYPE_MISMATCH, tidy(message)),
-        ArrowError::IoError(message, _) => Error::new(ErrorKind::Unavailable, tidy(message)).with_state(SqlState::IO_ERROR),
-        ArrowError::OffsetOverflowError(bytes) => Error::new(
-            ErrorKind::Exhausted,
-            format!("a batch of text or binary values is too large ({bytes} bytes)"),
-        )
-        .with_state(SqlState::PROGRAM_LIMIT),
-        ArrowError::CDataInterface(_) | ArrowError::DictionaryKeyOverflowError | ArrowError::RunEndIndexOverflowError => {
-            Error::internal(error.to_string())
+        ArrowError::IoError(message, _) => {
+            Error::new(ErrorKind::Unavailable, tidy(message)).with_state(SqlState::IO_ERROR)
         }
+        ArrowError::OffsetOverflowError(bytes) => {
+            Error::new(ErrorKind::Exhausted, format!("a batch of text or binary values is too large ({bytes} bytes)"))
+                .with_state(SqlState::PROGRAM_LIMIT)
+        }
+        ArrowError::CDataInterface(_)
+        | ArrowError::DictionaryKeyOverflowError
+        | ArrowError::RunEndIndexOverflowError => Error::internal(error.to_string()),
     }
 }
 
@@ -836,12 +846,18 @@ mod tests {
     fn codes_follow_postgresql() {
         let cases: Vec<(Error, SqlState)> = vec![
             (ArrowError::DivideByZero.into(), SqlState::DIVISION_BY_ZERO),
-            (ArrowError::ArithmeticOverflow("Overflow happened on: 1 + 2".into()).into(), SqlState::NUMERIC_VALUE_OUT_OF_RANGE),
+            (
+                ArrowError::ArithmeticOverflow("Overflow happened on: 1 + 2".into()).into(),
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            ),
             (
                 ArrowError::CastError("Cannot cast string 'x' to value of Int32 type".into()).into(),
                 SqlState::INVALID_TEXT_REPRESENTATION,
             ),
-            (ArrowError::CastError("Can't cast value 70000 to type Int16".into()).into(), SqlState::NUMERIC_VALUE_OUT_OF_RANGE),
+            (
+                ArrowError::CastError("Can't cast value 70000 to type Int16".into()).into(),
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            ),
             (
                 ArrowError::ParseError("Error parsing timestamp from 'x': error parsing date".into()).into(),
                 SqlState::INVALID_DATETIME,
@@ -849,7 +865,10 @@ mod tests {
             (DataFusionError::ResourcesExhausted("pool".into()).into(), SqlState::OUT_OF_MEMORY),
             (DataFusionError::NotImplemented("thing".into()).into(), SqlState::FEATURE_NOT_SUPPORTED),
             (DataFusionError::Plan("table 'lattice.public.t' not found".into()).into(), SqlState::UNDEFINED_TABLE),
-            (DataFusionError::Plan("Invalid function 'flor'.\nDid you mean 'floor'?".into()).into(), SqlState::UNDEFINED_FUNCTION),
+            (
+                DataFusionError::Plan("Invalid function 'flor'.\nDid you mean 'floor'?".into()).into(),
+                SqlState::UNDEFINED_FUNCTION,
+            ),
             (ParserError::RecursionLimitExceeded.into(), SqlState::STATEMENT_TOO_COMPLEX),
         ];
         for (error, state) in cases {
@@ -858,7 +877,10 @@ mod tests {
         let cast = Error::from(ArrowError::CastError("Cannot cast string 'x' to value of Int32 type".into()));
         assert_eq!(cast.message, "invalid input syntax for type integer: \"x\"");
         let large = Error::from(ArrowError::CastError("Cannot cast string '70000' to value of Int16 type".into()));
-        assert_eq!((large.sqlstate, large.message.as_str()), (SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value \"70000\" is out of range for type smallint"));
+        assert_eq!(
+            (large.sqlstate, large.message.as_str()),
+            (SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value \"70000\" is out of range for type smallint")
+        );
         let large = Error::from(ArrowError::CastError("Can't cast value 70000 to type Int16".into()));
         assert_eq!(large.message, "smallint out of range");
     }

@@ -260,7 +260,9 @@ fn matched<'a>(scope: &Scope, query: &'a ast::Query) -> Option<Point<'a>> {
                 let at = column(expr, &table, &alias)?;
                 columns.push((at, table.def.columns[at].name.clone()));
             }
-            ast::SelectItem::ExprWithAlias { expr, alias: name } => columns.push((column(expr, &table, &alias)?, fold(name))),
+            ast::SelectItem::ExprWithAlias { expr, alias: name } => {
+                columns.push((column(expr, &table, &alias)?, fold(name)))
+            }
             _ => return None,
         }
     }
@@ -279,7 +281,12 @@ pub(crate) fn has_query(expr: &ast::Expr) -> bool {
 }
 
 /// A row by key: its stored columns at `positions`, the others NULL, and where it is.
-pub(crate) async fn row(scope: &Scope, table: &TableEntry, key: &RowKey, positions: &[usize]) -> Result<Option<(Vec<ArrayRef>, Locator)>> {
+pub(crate) async fn row(
+    scope: &Scope,
+    table: &TableEntry,
+    key: &RowKey,
+    positions: &[usize],
+) -> Result<Option<(Vec<ArrayRef>, Locator)>> {
     let view = scope.reader.view(&table.stored)?;
     let keys = std::slice::from_ref(key);
     let Some(Some(found)) = view.find(keys).await.map_err(Error::classified)?.pop() else {
@@ -293,7 +300,13 @@ pub(crate) async fn row(scope: &Scope, table: &TableEntry, key: &RowKey, positio
 }
 
 /// New values over one old row, of their columns' types.
-pub(crate) fn values(scope: &Scope, table: &TableEntry, alias: &str, set: &[(usize, ast::Expr)], old: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
+pub(crate) fn values(
+    scope: &Scope,
+    table: &TableEntry,
+    alias: &str,
+    set: &[(usize, ast::Expr)],
+    old: &[ArrayRef],
+) -> Result<Vec<ArrayRef>> {
     let none = Vec::new();
     let params = scope.params.as_deref().unwrap_or(&none);
     let plain: Option<Vec<ArrayRef>> = set
@@ -307,7 +320,8 @@ pub(crate) fn values(scope: &Scope, table: &TableEntry, alias: &str, set: &[(usi
     if let Some(plain) = plain {
         return Ok(plain);
     }
-    let fields: Vec<Field> = table.arrow.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<Field> =
+        table.arrow.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
     let schema = Arc::new(Schema::new(fields));
     let rows = RecordBatch::try_new(schema.clone(), table.visible.iter().map(|&at| old[at].clone()).collect())?;
     let exprs = set.iter().map(|(at, expr)| (expr.clone(), Some(table.types[*at].field_ref("v")))).collect();

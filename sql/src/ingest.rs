@@ -25,9 +25,16 @@ use crate::plan::{Binder, RowExpr, Scope};
 use crate::{Error, Result};
 
 /// Loads a stream into a table.
-pub(crate) async fn run(scope: &Scope, request: &IngestRequest, schema: &SchemaRef, batches: BatchStream) -> Result<u64> {
+pub(crate) async fn run(
+    scope: &Scope,
+    request: &IngestRequest,
+    schema: &SchemaRef,
+    batches: BatchStream,
+) -> Result<u64> {
     let txn = scope.writing()?.clone();
-    if let Some(catalog) = request.catalog.as_deref().filter(|catalog| !catalog.is_empty() && *catalog != crate::catalog::CATALOG_NAME) {
+    if let Some(catalog) =
+        request.catalog.as_deref().filter(|catalog| !catalog.is_empty() && *catalog != crate::catalog::CATALOG_NAME)
+    {
         return Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{catalog}\" does not exist")));
     }
     let schema_name = request.schema.as_deref().filter(|schema| !schema.is_empty());
@@ -35,12 +42,20 @@ pub(crate) async fn run(scope: &Scope, request: &IngestRequest, schema: &SchemaR
     let schema_name = if request.temporary { Some(own.as_str()) } else { schema_name };
     let existing = match scope.lookup(schema_name, &request.table) {
         Some(Relation::Table(table)) => Some(table.clone()),
-        Some(other) => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is a {}", request.table, other.word()))),
+        Some(other) => {
+            return Err(Error::state(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("\"{}\" is a {}", request.table, other.word()),
+            ));
+        }
         None => None,
     };
     let existing = match (existing, request.if_exists) {
         (Some(_), IfExists::Fail) => {
-            return Err(Error::state(SqlState::DUPLICATE_TABLE, format!("relation \"{}\" already exists", request.table)));
+            return Err(Error::state(
+                SqlState::DUPLICATE_TABLE,
+                format!("relation \"{}\" already exists", request.table),
+            ));
         }
         (Some(table), IfExists::Replace) => {
             crate::ddl::table::drop(scope, &table, false).await?;
@@ -57,10 +72,13 @@ pub(crate) async fn run(scope: &Scope, request: &IngestRequest, schema: &SchemaR
             let columns = schema
                 .fields()
                 .iter()
-                .map(|field| Ok((field.name().clone(), SqlType::from_arrow(field)?.name().to_owned(), field.is_nullable())))
+                .map(|field| {
+                    Ok((field.name().clone(), SqlType::from_arrow(field)?.name().to_owned(), field.is_nullable()))
+                })
                 .collect::<Result<Vec<_>>>()?;
             let scope = scope.with_catalog(txn.own_catalog().unwrap_or_else(|| scope.catalog.clone()));
-            crate::ddl::table::create_plain(&scope, schema_name, &request.table, request.temporary, columns, None).await?
+            crate::ddl::table::create_plain(&scope, schema_name, &request.table, request.temporary, columns, None)
+                .await?
         }
     };
     let scope = scope.with_catalog(txn.own_catalog().unwrap_or_else(|| scope.catalog.clone()));
@@ -71,25 +89,34 @@ pub(crate) async fn run(scope: &Scope, request: &IngestRequest, schema: &SchemaR
 fn mapping(table: &TableEntry, schema: &SchemaRef) -> Result<Vec<Option<usize>>> {
     let mut from = vec![None; table.visible.len()];
     for (at, field) in schema.fields().iter().enumerate() {
-        let place = table
-            .arrow
-            .fields()
-            .iter()
-            .position(|known| known.name() == field.name())
-            .or_else(|| table.arrow.fields().iter().position(|known| known.name().eq_ignore_ascii_case(field.name())));
+        let place =
+            table.arrow.fields().iter().position(|known| known.name() == field.name()).or_else(|| {
+                table.arrow.fields().iter().position(|known| known.name().eq_ignore_ascii_case(field.name()))
+            });
         let Some(place) = place else {
-            return Err(crate::error::undefined_column(field.name(), table.arrow.fields().iter().map(|field| field.name().as_str()))
-                .context(format!("relation \"{}\"", table.def.name)));
+            return Err(crate::error::undefined_column(
+                field.name(),
+                table.arrow.fields().iter().map(|field| field.name().as_str()),
+            )
+            .context(format!("relation \"{}\"", table.def.name)));
         };
         if from[place].replace(at).is_some() {
-            return Err(Error::state(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", field.name())));
+            return Err(Error::state(
+                SqlState::DUPLICATE_COLUMN,
+                format!("column \"{}\" specified more than once", field.name()),
+            ));
         }
     }
     Ok(from)
 }
 
 /// Loads batches into an existing table.
-pub(crate) async fn load(scope: &Scope, table: &Arc<TableEntry>, schema: &SchemaRef, mut batches: BatchStream) -> Result<u64> {
+pub(crate) async fn load(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    schema: &SchemaRef,
+    mut batches: BatchStream,
+) -> Result<u64> {
     let from = mapping(table, schema)?;
     let feeds = table
         .visible
@@ -211,16 +238,27 @@ impl Reader {
         }
         let schema = Arc::new(Schema::new(vec![source]));
         let value = sqlparser::ast::Expr::Identifier(crate::plan::identifier("given"));
-        let expr = RowExpr::compile(&Binder::plain(scope), &[("stream", &schema)], vec![(value, Some(Arc::new(wanted.clone())))])?;
+        let expr = RowExpr::compile(
+            &Binder::plain(scope),
+            &[("stream", &schema)],
+            vec![(value, Some(Arc::new(wanted.clone())))],
+        )?;
         Ok(Self { expr, schema, wanted: wanted.data_type().clone(), name: wanted.name().clone(), sql_type })
     }
 
     fn read(&self, array: &ArrayRef, before: u64) -> Result<ArrayRef> {
         self.convert(array).map_err(|error| {
             // Which row it was is looked for only now.
-            let row = (0..array.len()).find_map(|row| self.convert(&array.slice(row, 1)).err().map(|error| (row as u64, error)));
-            let (row, error) = row.map_or((String::new(), error), |(row, error)| (format!(", row {}", before + row + 1), error));
-            error.context(format!("column \"{}\" of type {}, given {}{row}", self.name, self.sql_type, array.data_type()))
+            let row = (0..array.len())
+                .find_map(|row| self.convert(&array.slice(row, 1)).err().map(|error| (row as u64, error)));
+            let (row, error) =
+                row.map_or((String::new(), error), |(row, error)| (format!(", row {}", before + row + 1), error));
+            error.context(format!(
+                "column \"{}\" of type {}, given {}{row}",
+                self.name,
+                self.sql_type,
+                array.data_type()
+            ))
         })
     }
 

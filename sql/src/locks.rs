@@ -64,7 +64,13 @@ impl RowLocks {
     }
 
     /// Takes the locks, in key order, waiting at most `patience` for each.
-    pub(crate) async fn lock(&self, table: TableId, keys: &[RowKey], exclusive: bool, patience: Duration) -> Result<()> {
+    pub(crate) async fn lock(
+        &self,
+        table: TableId,
+        keys: &[RowKey],
+        exclusive: bool,
+        patience: Duration,
+    ) -> Result<()> {
         let mut keys: Vec<&RowKey> = keys.iter().collect();
         keys.sort();
         keys.dedup();

@@ -6,7 +6,8 @@ use arrow::datatypes::Schema;
 
 use crate::Result;
 use crate::catalog::{
-    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, SqlType, TableEntry, information_schema,
+    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, SqlType, TableEntry,
+    information_schema,
 };
 use crate::door::{ColumnMeta, ForeignKeyColumn, KeyColumn, TableFilter, TableMeta};
 use crate::plan::Scope;
@@ -89,7 +90,12 @@ impl Session {
             return Ok(Vec::new());
         }
         let scope = self.metadata_scope().await?;
-        let mut names: Vec<String> = scope.catalog.schemas().map(|schema| schema.name.clone()).filter(|name| schema_shown(&scope, name)).collect();
+        let mut names: Vec<String> = scope
+            .catalog
+            .schemas()
+            .map(|schema| schema.name.clone())
+            .filter(|name| schema_shown(&scope, name))
+            .collect();
         names.extend([INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG].map(str::to_owned));
         names.retain(|name| passes(name, pattern));
         names.sort();
@@ -108,13 +114,18 @@ impl Session {
                 Relation::Table(table) => table_meta(&scope, table),
                 Relation::View(view) => {
                     let types = view.types.iter().map(|text| SqlType::parse(text)).collect::<Result<Vec<_>>>()?;
-                    let fields: Vec<_> = view.columns.iter().zip(&types).map(|(name, sql_type)| sql_type.field(name, true)).collect();
+                    let fields: Vec<_> =
+                        view.columns.iter().zip(&types).map(|(name, sql_type)| sql_type.field(name, true)).collect();
                     let columns = view
                         .columns
                         .iter()
                         .zip(&types)
                         .map(|(name, sql_type)| ColumnMeta {
-                            remarks: view.column_comments.iter().find(|(column, _)| column == name).map(|(_, text)| text.clone()),
+                            remarks: view
+                                .column_comments
+                                .iter()
+                                .find(|(column, _)| column == name)
+                                .map(|(_, text)| text.clone()),
                             ..column_meta(sql_type, true)
                         })
                         .collect();
@@ -170,7 +181,12 @@ impl Session {
     }
 
     /// The CHECK constraints of a table: name and condition.
-    pub async fn check_constraints(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<(String, String)>> {
+    pub async fn check_constraints(
+        &self,
+        catalog: Option<&str>,
+        schema: Option<&str>,
+        table: &str,
+    ) -> Result<Vec<(String, String)>> {
         let scope = self.metadata_scope().await?;
         let table = Self::find(&scope, catalog, schema, table);
         let checks = table.iter().flat_map(|table| &table.def.checks);
@@ -178,7 +194,12 @@ impl Session {
     }
 
     /// The columns of a table's primary key, in key order.
-    pub async fn primary_keys(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<KeyColumn>> {
+    pub async fn primary_keys(
+        &self,
+        catalog: Option<&str>,
+        schema: Option<&str>,
+        table: &str,
+    ) -> Result<Vec<KeyColumn>> {
         let scope = self.metadata_scope().await?;
         let Some(table) = Self::find(&scope, catalog, schema, table) else {
             return Ok(Vec::new());
@@ -202,7 +223,12 @@ impl Session {
     }
 
     /// The foreign keys of a table.
-    pub async fn imported_keys(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<ForeignKeyColumn>> {
+    pub async fn imported_keys(
+        &self,
+        catalog: Option<&str>,
+        schema: Option<&str>,
+        table: &str,
+    ) -> Result<Vec<ForeignKeyColumn>> {
         let scope = self.metadata_scope().await?;
         Ok(match Self::find(&scope, catalog, schema, table) {
             Some(table) => (0..table.def.foreign_keys.len()).flat_map(|at| foreign_key(&scope, &table, at)).collect(),
@@ -211,7 +237,12 @@ impl Session {
     }
 
     /// The foreign keys that refer to a table.
-    pub async fn exported_keys(&self, catalog: Option<&str>, schema: Option<&str>, table: &str) -> Result<Vec<ForeignKeyColumn>> {
+    pub async fn exported_keys(
+        &self,
+        catalog: Option<&str>,
+        schema: Option<&str>,
+        table: &str,
+    ) -> Result<Vec<ForeignKeyColumn>> {
         let scope = self.metadata_scope().await?;
         let Some(table) = Self::find(&scope, catalog, schema, table) else {
             return Ok(Vec::new());

@@ -31,7 +31,8 @@ impl Progress {
             return None;
         }
         let passed = self.passed.load(Ordering::Relaxed).min(expected);
-        let now = u64::try_from(u128::from(passed) * u128::from(WHOLE) / u128::from(expected)).unwrap_or(WHOLE).min(ALMOST);
+        let now =
+            u64::try_from(u128::from(passed) * u128::from(WHOLE) / u128::from(expected)).unwrap_or(WHOLE).min(ALMOST);
         let shown = self.shown.fetch_max(now, Ordering::Relaxed).max(now);
         #[expect(clippy::cast_precision_loss, reason = "at most a million")]
         Some(shown as f64 / WHOLE as f64)

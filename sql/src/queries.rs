@@ -208,7 +208,8 @@ impl Ticket {
     fn note(&self, error: &Error) {
         let counters = &self.registry.counters;
         counters.told(error);
-        if error.kind == ErrorKind::Cancelled { &counters.cancelled } else { &counters.failed }.fetch_add(1, Ordering::Relaxed);
+        if error.kind == ErrorKind::Cancelled { &counters.cancelled } else { &counters.failed }
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for a reason to stop. There is none while the statement commits: what was sent to the log is not called back,
@@ -323,7 +324,11 @@ impl Stream for Guarded {
 
 /// A panic below is a defect of one statement, not of the session or the server.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
     tracing::error!(panic = text, "a statement panicked");
     Error::internal(format!("the statement failed inside the engine: {text}"))
 }

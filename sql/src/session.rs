@@ -30,15 +30,16 @@ use tracing::Instrument as _;
 use crate::catalog::{Catalog, ObjectId, SqlType};
 use crate::dml::Written;
 use crate::door::{
-    IngestRequest, OptionValue, Outcome, Params, PrepareOptions, Rows, SavepointHandle, SessionOptions, StatementKind, TransactionId,
+    IngestRequest, OptionValue, Outcome, Params, PrepareOptions, Rows, SavepointHandle, SessionOptions, StatementKind,
+    TransactionId,
 };
 use crate::engine::EngineInner;
 use crate::locks::RowLocks;
 use crate::parse::statement::{self as st, Statement, StatementAst};
 use crate::parse::{ParseOptions, parse_script};
 
-use crate::plan::{Binder, LazyState, Overrides, Scope, Slot, client_schema, ready};
 use crate::plan::Stage as PlanStage;
+use crate::plan::{Binder, LazyState, Overrides, Scope, Slot, client_schema, ready};
 use crate::progress::Progress;
 use crate::queries::{Stage, Ticket};
 use crate::settings::Settings;
@@ -138,7 +139,11 @@ impl Produced {
     /// Rows that are there already.
     pub(crate) fn batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
-        Produced::Rows(Rows { schema, stream: futures::stream::iter(batches.into_iter().map(Ok)).boxed(), rows_hint: Some(rows) })
+        Produced::Rows(Rows {
+            schema,
+            stream: futures::stream::iter(batches.into_iter().map(Ok)).boxed(),
+            rows_hint: Some(rows),
+        })
     }
 }
 
@@ -199,7 +204,15 @@ impl SessionInner {
     fn ticket_of(&self, sql: &Arc<str>, progress: Arc<Progress>) -> Ticket {
         let timeout = self.settings.read().statement_timeout();
         let engine = &self.engine;
-        engine.queries.start(self.id, self.principal.name(), sql, timeout, engine.options.slow_statement, &engine.closing, progress)
+        engine.queries.start(
+            self.id,
+            self.principal.name(),
+            sql,
+            timeout,
+            engine.options.slow_statement,
+            &engine.closing,
+            progress,
+        )
     }
 
     /// The transaction a statement belongs to.
@@ -319,9 +332,11 @@ impl SessionInner {
 
     fn wrap(&self, produced: Produced, ticket: Ticket) -> Outcome {
         match produced {
-            Produced::Rows(rows) => {
-                Outcome::Rows(Rows { schema: rows.schema, stream: ticket.stream(rows.stream), rows_hint: rows.rows_hint })
-            }
+            Produced::Rows(rows) => Outcome::Rows(Rows {
+                schema: rows.schema,
+                stream: ticket.stream(rows.stream),
+                rows_hint: rows.rows_hint,
+            }),
             Produced::Written(written) => {
                 self.engine.queries.counters.rows_written.fetch_add(written.rows, Ordering::Relaxed);
                 match written.returned {
@@ -350,7 +365,9 @@ impl SessionInner {
             StatementAst::Commit { chain } => return self.end_text(true, *chain, ticket).await,
             StatementAst::Rollback { chain } => return self.end_text(false, *chain, ticket).await,
             StatementAst::RollbackTo(name) => {
-                let undone = self.in_transaction("ROLLBACK TO SAVEPOINT", handle)?.rollback_to(Which::Name(&crate::plan::fold(name)))?;
+                let undone = self
+                    .in_transaction("ROLLBACK TO SAVEPOINT", handle)?
+                    .rollback_to(Which::Name(&crate::plan::fold(name)))?;
                 self.put_back(undone);
                 return Ok(Produced::Tag("ROLLBACK".to_owned()));
             }
@@ -406,8 +423,9 @@ impl SessionInner {
     }
 
     fn in_transaction(&self, what: &str, handle: Option<TransactionId>) -> Result<Arc<Txn>> {
-        self.transaction(handle)?
-            .ok_or_else(|| Error::state(SqlState::NO_ACTIVE_TRANSACTION, format!("{what} can only be used in transaction blocks")))
+        self.transaction(handle)?.ok_or_else(|| {
+            Error::state(SqlState::NO_ACTIVE_TRANSACTION, format!("{what} can only be used in transaction blocks"))
+        })
     }
 
     /// A statement inside an open transaction.
@@ -482,7 +500,10 @@ impl SessionInner {
                 Ok(produced) => return Ok(produced),
                 Err(error) if error.sqlstate == SqlState::SERIALIZATION_FAILURE && tries < TRIES => {
                     // Keep the locks that were won, as long as nothing was written under the old snapshot.
-                    if txn.status() == Status::Ended || txn.storage.has_writes() || txn.storage.refresh_snapshot().is_err() {
+                    if txn.status() == Status::Ended
+                        || txn.storage.has_writes()
+                        || txn.storage.refresh_snapshot().is_err()
+                    {
                         txn.storage.rollback();
                         txn.end();
                         txn = self.open_transaction(false, read_only, Some(&statement.text)).await?;
@@ -635,11 +656,17 @@ impl SessionInner {
                 StatementAst::Discard(what) => self.discard(scope, *what).await,
                 StatementAst::Prepare(prepare) => {
                     let name = crate::plan::fold(&prepare.name);
-                    let declared =
-                        prepare.types.iter().map(|it| Ok(SqlType::from_ast(it)?.field_ref(""))).collect::<Result<Vec<_>>>()?;
+                    let declared = prepare
+                        .types
+                        .iter()
+                        .map(|it| Ok(SqlType::from_ast(it)?.field_ref("")))
+                        .collect::<Result<Vec<_>>>()?;
                     let mut prepared = self.prepared.lock();
                     if prepared.contains_key(&name) {
-                        return Err(Error::state(SqlState([b'4', b'2', b'P', b'0', b'5']), format!("prepared statement \"{name}\" already exists")));
+                        return Err(Error::state(
+                            SqlState([b'4', b'2', b'P', b'0', b'5']),
+                            format!("prepared statement \"{name}\" already exists"),
+                        ));
                     }
                     let statement = Arc::new(prepare.inner.as_ref().clone());
                     prepared.insert(name, Arc::new(Named { statement, declared, slot: Mutex::default() }));
@@ -647,15 +674,19 @@ impl SessionInner {
                 }
                 StatementAst::Execute(execute) => {
                     let name = crate::plan::fold(&execute.name);
-                    let named = self
-                        .prepared
-                        .lock()
-                        .get(&name)
-                        .cloned()
-                        .ok_or_else(|| Error::state(SqlState::INVALID_STATEMENT_NAME, format!("prepared statement \"{name}\" does not exist")))?;
+                    let named = self.prepared.lock().get(&name).cloned().ok_or_else(|| {
+                        Error::state(
+                            SqlState::INVALID_STATEMENT_NAME,
+                            format!("prepared statement \"{name}\" does not exist"),
+                        )
+                    })?;
                     let inner = &named.statement;
                     let binder = Binder::plain(scope);
-                    let values = execute.values.iter().map(|value| binder.constant(value.clone())).collect::<Result<Vec<_>>>()?;
+                    let values = execute
+                        .values
+                        .iter()
+                        .map(|value| binder.constant(value.clone()))
+                        .collect::<Result<Vec<_>>>()?;
                     check_params(inner, &values)?;
                     let slot = self.slot_of(scope, &named).await?;
                     let values = conform(values, slot.parameters())?;
@@ -681,7 +712,8 @@ impl SessionInner {
                 StatementAst::Backup { url } => crate::backup::run(scope, url).await,
                 StatementAst::Cancel { query } => {
                     let own = self.principal.name();
-                    let found = self.engine.queries.cancel(*query, |principal| self.principal.is_admin() || principal == own);
+                    let found =
+                        self.engine.queries.cancel(*query, |principal| self.principal.is_admin() || principal == own);
                     if !found {
                         return Err(Error::state(SqlState::UNDEFINED_OBJECT, format!("query {query} does not run")));
                     }
@@ -693,7 +725,9 @@ impl SessionInner {
                 | StatementAst::Rollback { .. }
                 | StatementAst::RollbackTo(_)
                 | StatementAst::Savepoint(_)
-                | StatementAst::Release(_) => Err(Error::unsupported(format!("{} in this place", statement.kind.name()))),
+                | StatementAst::Release(_) => {
+                    Err(Error::unsupported(format!("{} in this place", statement.kind.name())))
+                }
                 _ => crate::ddl::run(scope, &statement.kind).await,
             }
         })
@@ -758,7 +792,10 @@ impl SessionInner {
         };
         if what == st::Discard::All {
             if scope.txn.as_ref().is_some_and(|txn| txn.interactive) {
-                return Err(Error::state(SqlState::ACTIVE_TRANSACTION, "DISCARD ALL cannot run inside a transaction block"));
+                return Err(Error::state(
+                    SqlState::ACTIVE_TRANSACTION,
+                    "DISCARD ALL cannot run inside a transaction block",
+                ));
             }
             self.settings.write().reset(None)?;
             self.prepared.lock().clear();
@@ -839,7 +876,8 @@ impl SessionInner {
                 .into_iter()
                 .enumerate()
                 .map(|(at, field)| {
-                    let field = field.map_or_else(|| Field::new("", DataType::Utf8, true), |field| field.as_ref().clone());
+                    let field =
+                        field.map_or_else(|| Field::new("", DataType::Utf8, true), |field| field.as_ref().clone());
                     field.with_name(format!("${}", at + 1)).with_nullable(true)
                 })
                 .collect::<Vec<_>>();
@@ -848,7 +886,12 @@ impl SessionInner {
     }
 
     /// One pass of [`Self::types`].
-    async fn shape(self: &Arc<Self>, scope: &Scope, statement: &Arc<Statement>, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+    async fn shape(
+        self: &Arc<Self>,
+        scope: &Scope,
+        statement: &Arc<Statement>,
+        known: &mut [Option<FieldRef>],
+    ) -> Result<Option<SchemaRef>> {
         Ok(match &statement.kind {
             StatementAst::Query(query) => {
                 let mut query = query.as_ref().clone();
@@ -864,7 +907,9 @@ impl SessionInner {
                 let state = scope.state();
                 let schema = match kept.stage {
                     PlanStage::Optimized => client_schema(kept.plan.schema().as_arrow()),
-                    _ => client_schema(state.optimizer().optimize(kept.plan.clone(), state, |_, _| {})?.schema().as_arrow()),
+                    _ => client_schema(
+                        state.optimizer().optimize(kept.plan.clone(), state, |_, _| {})?.schema().as_arrow(),
+                    ),
                 };
                 scope.notes.leave(kept);
                 Some(schema)
@@ -931,7 +976,8 @@ pub(crate) fn learn(plan: &datafusion::logical_expr::LogicalPlan, known: &mut [O
         if let LogicalPlan::Limit(limit) = node {
             for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
                 if let Expr::Placeholder(placeholder) = count.as_ref()
-                    && let Some(at) = placeholder.id.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+                    && let Some(at) =
+                        placeholder.id.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
                     && let Some(slot) = known.get_mut(at)
                 {
                     slot.get_or_insert_with(|| Arc::new(Field::new(&placeholder.id, DataType::Int64, true)));
@@ -946,7 +992,12 @@ pub(crate) fn learn(plan: &datafusion::logical_expr::LogicalPlan, known: &mut [O
                     if let Expr::ScalarFunction(function) = inner
                         && function.func.name() == "array_has"
                         && let [Expr::Placeholder(placeholder), item] = function.args.as_slice()
-                        && let Some(at) = placeholder.id.trim_start_matches('$').parse::<usize>().ok().and_then(|at| at.checked_sub(1))
+                        && let Some(at) = placeholder
+                            .id
+                            .trim_start_matches('$')
+                            .parse::<usize>()
+                            .ok()
+                            .and_then(|at| at.checked_sub(1))
                         && let Some(slot) = known.get_mut(at)
                         && let Ok(item) = item.get_type(input.schema())
                     {
@@ -1065,7 +1116,10 @@ fn conform_value(value: ScalarValue, field: &Field, at: usize) -> Result<ScalarV
     if *wanted == DataType::FixedSizeBinary(16) {
         if let Some(Some(text)) = value.try_as_str() {
             let parsed = uuid::Uuid::parse_str(text).map_err(|_| {
-                Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type uuid: \"{text}\""))
+                Error::state(
+                    SqlState::INVALID_TEXT_REPRESENTATION,
+                    format!("invalid input syntax for type uuid: \"{text}\""),
+                )
             })?;
             return Ok(ScalarValue::FixedSizeBinary(16, Some(parsed.as_bytes().to_vec())));
         }
@@ -1079,14 +1133,18 @@ fn conform_value(value: ScalarValue, field: &Field, at: usize) -> Result<ScalarV
         return Ok(exactly(&value, wanted).unwrap_or(value));
     }
     value.cast_to(wanted).map_err(|error| {
-        Error::state(SqlState::DATATYPE_MISMATCH, format!("parameter ${} of type {} does not fit {wanted}", at + 1, value.data_type()))
-            .with_source(Error::from(error))
+        Error::state(
+            SqlState::DATATYPE_MISMATCH,
+            format!("parameter ${} of type {} does not fit {wanted}", at + 1, value.data_type()),
+        )
+        .with_source(Error::from(error))
     })
 }
 
 /// Numbers, dates and moments, which a cast can round or cut.
 fn is_measured(data_type: &DataType) -> bool {
-    data_type.is_numeric() || matches!(data_type, DataType::Boolean | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..))
+    data_type.is_numeric()
+        || matches!(data_type, DataType::Boolean | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..))
 }
 
 /// A value in another type, if it is the same value there. Doubles become reals in any case: both are nearest values.
@@ -1116,7 +1174,10 @@ fn apply_modes(txn: &Txn, modes: &st::TransactionModes) -> Result<()> {
     match modes.read_only {
         Some(true) => txn.read_only.store(true, Ordering::Relaxed),
         Some(false) if txn.storage.is_read_only() => {
-            return Err(Error::state(SqlState::ACTIVE_TRANSACTION, "cannot set transaction read-write mode inside a read-only transaction"));
+            return Err(Error::state(
+                SqlState::ACTIVE_TRANSACTION,
+                "cannot set transaction read-write mode inside a read-only transaction",
+            ));
         }
         Some(false) => txn.read_only.store(false, Ordering::Relaxed),
         None => {}
@@ -1138,9 +1199,11 @@ fn place(error: Error, statement: &Statement) -> Error {
 fn kind_of(statement: &StatementAst) -> StatementKind {
     match statement {
         StatementAst::Query(_) => StatementKind::Query,
-        StatementAst::Insert(_) | StatementAst::Update(_) | StatementAst::Delete(_) | StatementAst::Merge(_) | StatementAst::Truncate(_) => {
-            StatementKind::Dml
-        }
+        StatementAst::Insert(_)
+        | StatementAst::Update(_)
+        | StatementAst::Delete(_)
+        | StatementAst::Merge(_)
+        | StatementAst::Truncate(_) => StatementKind::Dml,
         StatementAst::Begin(_)
         | StatementAst::Commit { .. }
         | StatementAst::Rollback { .. }
@@ -1223,7 +1286,12 @@ impl Session {
     }
 
     /// Runs a prepared statement.
-    pub async fn execute(&self, prepared: &Prepared, params: Params, transaction: Option<TransactionId>) -> Result<Outcome> {
+    pub async fn execute(
+        &self,
+        prepared: &Prepared,
+        params: Params,
+        transaction: Option<TransactionId>,
+    ) -> Result<Outcome> {
         self.execute_watched(prepared, params, transaction, Arc::default()).await
     }
 
@@ -1243,7 +1311,15 @@ impl Session {
             return self.execute_batch(prepared, batch, transaction, progress).await;
         }
         let values = conform(positional(params)?, &prepared.parameters)?;
-        self.inner.execute(&prepared.statement, Given::to(prepared, values), transaction, prepared.result_schema.clone(), progress).await
+        self.inner
+            .execute(
+                &prepared.statement,
+                Given::to(prepared, values),
+                transaction,
+                prepared.result_schema.clone(),
+                progress,
+            )
+            .await
     }
 
     /// One execution per row, all in one transaction.
@@ -1280,7 +1356,11 @@ impl Session {
             }
             let mut total = Written::nothing(tag_of(&prepared.statement.kind));
             for row in 0..batch.num_rows() {
-                let values = batch.columns().iter().map(|array| crate::plan::scalar_of(array, row)).collect::<Result<Vec<_>>>()?;
+                let values = batch
+                    .columns()
+                    .iter()
+                    .map(|array| crate::plan::scalar_of(array, row))
+                    .collect::<Result<Vec<_>>>()?;
                 let values = conform(values, &prepared.parameters)?;
                 check_params(&prepared.statement, &values)?;
                 let given = Given::to(prepared, values);
@@ -1326,7 +1406,8 @@ impl Session {
         };
         let mut outcomes = Vec::with_capacity(statements.len());
         for statement in statements {
-            outcomes.push(self.inner.execute(&Arc::new(statement), Given::default(), None, None, Arc::default()).await?);
+            outcomes
+                .push(self.inner.execute(&Arc::new(statement), Given::default(), None, None, Arc::default()).await?);
         }
         Ok(outcomes)
     }
@@ -1352,7 +1433,8 @@ impl Session {
         self.inner.handles.lock().remove(&id);
         match (self.inner.work(&txn), txn.status()) {
             (Ok(mut work), _) => {
-                let committed = self.inner.commit(&txn).await.inspect_err(|error| self.inner.engine.queries.counters.told(error));
+                let committed =
+                    self.inner.commit(&txn).await.inspect_err(|error| self.inner.engine.queries.counters.told(error));
                 work.done();
                 committed
             }
@@ -1450,9 +1532,15 @@ impl Session {
         match key {
             "catalog" => match value {
                 OptionValue::Text(name) if name == crate::catalog::CATALOG_NAME || name.is_empty() => Ok(()),
-                other => Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{other}\" does not exist"))),
+                other => {
+                    Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{other}\" does not exist")))
+                }
             },
-            "schema" => self.inner.settings.write().set("search_path", &format!("\"{}\"", value.to_string().replace('"', "\"\""))),
+            "schema" => self
+                .inner
+                .settings
+                .write()
+                .set("search_path", &format!("\"{}\"", value.to_string().replace('"', "\"\""))),
             _ => self.inner.settings.write().set(key, &value.to_string()),
         }
     }
@@ -1462,7 +1550,10 @@ impl Session {
         let settings = self.inner.settings.read();
         let mut options = settings.options();
         options.push(("catalog".to_owned(), OptionValue::Text(crate::catalog::CATALOG_NAME.to_owned())));
-        options.push(("schema".to_owned(), OptionValue::Text(settings.search_path().first().cloned().unwrap_or_default())));
+        options.push((
+            "schema".to_owned(),
+            OptionValue::Text(settings.search_path().first().cloned().unwrap_or_default()),
+        ));
         options
     }
 
@@ -1507,22 +1598,29 @@ fn conform_columns(batch: &RecordBatch, types: &Schema) -> Result<Vec<(FieldRef,
         .enumerate()
         .map(|(at, field)| {
             let array = batch.columns().get(at).ok_or_else(|| {
-                Error::state(SqlState::PROTOCOL_VIOLATION, format!("the statement needs {} parameters", types.fields().len()))
+                Error::state(
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("the statement needs {} parameters", types.fields().len()),
+                )
             })?;
             if array.data_type() == field.data_type() {
                 return Ok((field.clone(), array.clone()));
             }
             if *field.data_type() == DataType::FixedSizeBinary(16) {
-                let values =
-                    (0..array.len()).map(|row| conform_value(crate::plan::scalar_of(array, row)?, field, at)).collect::<Result<Vec<_>>>()?;
+                let values = (0..array.len())
+                    .map(|row| conform_value(crate::plan::scalar_of(array, row)?, field, at))
+                    .collect::<Result<Vec<_>>>()?;
                 return Ok((field.clone(), ScalarValue::iter_to_array(values)?));
             }
             let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
             let cast = |array: &ArrayRef, wanted: &DataType| arrow::compute::cast_with_options(array, wanted, &options);
             if is_measured(array.data_type()) && is_measured(field.data_type()) {
                 // The statement converts what the announced type does not hold exactly, as it converts a literal.
-                let whole = array.data_type() != &DataType::Boolean && array.data_type().is_numeric() == field.data_type().is_numeric();
-                let exact = cast(array, field.data_type()).ok().filter(|it| whole && cast(it, array.data_type()).is_ok_and(|back| &back == array));
+                let whole = array.data_type() != &DataType::Boolean
+                    && array.data_type().is_numeric() == field.data_type().is_numeric();
+                let exact = cast(array, field.data_type())
+                    .ok()
+                    .filter(|it| whole && cast(it, array.data_type()).is_ok_and(|back| &back == array));
                 return Ok(match exact {
                     Some(exact) => (field.clone(), exact),
                     None => (Arc::new(Field::new(field.name(), array.data_type().clone(), true)), array.clone()),

@@ -33,34 +33,104 @@ const ISOLATION: &[&str] = &["repeatable read", "snapshot", "read committed", "r
 
 const SETTINGS: &[Setting] = &[
     Setting { name: "application_name", default: "", kind: Kind::Text, description: "the client's name" },
-    Setting { name: "client_encoding", default: "UTF8", kind: Kind::Word(&["utf8", "utf-8", "unicode"]), description: "text is UTF-8" },
+    Setting {
+        name: "client_encoding",
+        default: "UTF8",
+        kind: Kind::Word(&["utf8", "utf-8", "unicode"]),
+        description: "text is UTF-8",
+    },
     Setting {
         name: "client_min_messages",
         default: "notice",
         kind: Kind::Word(&["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"]),
         description: "the least level of messages sent",
     },
-    Setting { name: "datestyle", default: "ISO, MDY", kind: Kind::Word(&["iso", "iso, mdy", "iso,mdy", "iso, ymd", "iso, dmy"]), description: "dates are ISO 8601" },
-    Setting { name: "default_transaction_isolation", default: "repeatable read", kind: Kind::Word(ISOLATION), description: "of new transactions" },
-    Setting { name: "default_transaction_read_only", default: "off", kind: Kind::Flag, description: "of new transactions" },
+    Setting {
+        name: "datestyle",
+        default: "ISO, MDY",
+        kind: Kind::Word(&["iso", "iso, mdy", "iso,mdy", "iso, ymd", "iso, dmy"]),
+        description: "dates are ISO 8601",
+    },
+    Setting {
+        name: "default_transaction_isolation",
+        default: "repeatable read",
+        kind: Kind::Word(ISOLATION),
+        description: "of new transactions",
+    },
+    Setting {
+        name: "default_transaction_read_only",
+        default: "off",
+        kind: Kind::Flag,
+        description: "of new transactions",
+    },
     Setting { name: "extra_float_digits", default: "1", kind: Kind::Number, description: "floats are always exact" },
-    Setting { name: "idle_in_transaction_session_timeout", default: "0", kind: Kind::Time, description: "open transactions idle longer are aborted" },
+    Setting {
+        name: "idle_in_transaction_session_timeout",
+        default: "0",
+        kind: Kind::Time,
+        description: "open transactions idle longer are aborted",
+    },
     Setting { name: "integer_datetimes", default: "on", kind: Kind::Fixed, description: "times are microseconds" },
-    Setting { name: "intervalstyle", default: "postgres", kind: Kind::Word(&["postgres"]), description: "how intervals print" },
-    Setting { name: "lattice.durability", default: "sync", kind: Kind::Word(&["sync"]), description: "an acknowledged commit is on disk" },
-    Setting { name: "lattice.max_staleness", default: "0", kind: Kind::Word(&["0"]), description: "reads see the newest state" },
-    Setting { name: "lattice.pipeline", default: "", kind: Kind::Text, description: "the pipeline id that commits record" },
+    Setting {
+        name: "intervalstyle",
+        default: "postgres",
+        kind: Kind::Word(&["postgres"]),
+        description: "how intervals print",
+    },
+    Setting {
+        name: "lattice.durability",
+        default: "sync",
+        kind: Kind::Word(&["sync"]),
+        description: "an acknowledged commit is on disk",
+    },
+    Setting {
+        name: "lattice.max_staleness",
+        default: "0",
+        kind: Kind::Word(&["0"]),
+        description: "reads see the newest state",
+    },
+    Setting {
+        name: "lattice.pipeline",
+        default: "",
+        kind: Kind::Text,
+        description: "the pipeline id that commits record",
+    },
     Setting { name: "lattice.source", default: "", kind: Kind::Text, description: "the source that commits record" },
-    Setting { name: "lock_timeout", default: "0", kind: Kind::Time, description: "longest wait for a row lock; 0 is the server's limit" },
+    Setting {
+        name: "lock_timeout",
+        default: "0",
+        kind: Kind::Time,
+        description: "longest wait for a row lock; 0 is the server's limit",
+    },
     Setting { name: "max_identifier_length", default: "63", kind: Kind::Fixed, description: "longest name" },
-    Setting { name: "search_path", default: "public", kind: Kind::Text, description: "where names without a schema are looked up" },
+    Setting {
+        name: "search_path",
+        default: "public",
+        kind: Kind::Text,
+        description: "where names without a schema are looked up",
+    },
     Setting { name: "server_encoding", default: "UTF8", kind: Kind::Fixed, description: "text is UTF-8" },
     Setting { name: "server_version", default: "", kind: Kind::Fixed, description: "the version of the server" },
-    Setting { name: "standard_conforming_strings", default: "on", kind: Kind::Word(&["on"]), description: "backslashes in strings are plain" },
+    Setting {
+        name: "standard_conforming_strings",
+        default: "on",
+        kind: Kind::Word(&["on"]),
+        description: "backslashes in strings are plain",
+    },
     Setting { name: "statement_timeout", default: "0", kind: Kind::Time, description: "longest run of a statement" },
     Setting { name: "timezone", default: "UTC", kind: Kind::Zone, description: "the session's time zone" },
-    Setting { name: "transaction_isolation", default: "repeatable read", kind: Kind::Fixed, description: "of the current transaction" },
-    Setting { name: "transaction_read_only", default: "off", kind: Kind::Fixed, description: "of the current transaction" },
+    Setting {
+        name: "transaction_isolation",
+        default: "repeatable read",
+        kind: Kind::Fixed,
+        description: "of the current transaction",
+    },
+    Setting {
+        name: "transaction_read_only",
+        default: "off",
+        kind: Kind::Fixed,
+        description: "of the current transaction",
+    },
 ];
 
 /// One session's settings.
@@ -72,7 +142,8 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn new(version: &str, statement_timeout: Duration) -> Self {
-        let mut defaults: BTreeMap<_, _> = SETTINGS.iter().map(|setting| (setting.name, setting.default.to_owned())).collect();
+        let mut defaults: BTreeMap<_, _> =
+            SETTINGS.iter().map(|setting| (setting.name, setting.default.to_owned())).collect();
         defaults.insert("server_version", version.to_owned());
         defaults.insert("statement_timeout", show_time(statement_timeout));
         Self { set: BTreeMap::new(), defaults }
@@ -89,7 +160,10 @@ impl Settings {
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let setting = find(name)?;
         if setting.kind == Kind::Fixed {
-            return Err(Error::state(SqlState::OBJECT_NOT_IN_STATE, format!("parameter \"{}\" cannot be changed", setting.name)));
+            return Err(Error::state(
+                SqlState::OBJECT_NOT_IN_STATE,
+                format!("parameter \"{}\" cannot be changed", setting.name),
+            ));
         }
         let value = check(setting, value)?;
         self.set.insert(setting.name, value);
@@ -195,7 +269,10 @@ fn find(name: &str) -> Result<&'static Setting> {
 
 fn check(setting: &Setting, value: &str) -> Result<String> {
     let wrong = || {
-        Error::state(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value for parameter \"{}\": \"{value}\"", setting.name))
+        Error::state(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"{}\": \"{value}\"", setting.name),
+        )
     };
     Ok(match setting.kind {
         Kind::Text | Kind::Fixed => value.to_owned(),
@@ -217,8 +294,13 @@ fn check(setting: &Setting, value: &str) -> Result<String> {
             if setting.name == "client_encoding" { "UTF8".to_owned() } else { value.to_owned() }
         }
         Kind::Zone => match value.trim().to_lowercase().as_str() {
-            "utc" | "gmt" | "etc/utc" | "etc/gmt" | "zulu" | "z" | "+00:00" | "+00" | "0" | "default" | "local" => "UTC".to_owned(),
-            _ => return Err(Error::unsupported(format!("time zone \"{value}\"")).with_hint("times are shown in UTC; use AT TIME ZONE to convert")),
+            "utc" | "gmt" | "etc/utc" | "etc/gmt" | "zulu" | "z" | "+00:00" | "+00" | "0" | "default" | "local" => {
+                "UTC".to_owned()
+            }
+            _ => {
+                return Err(Error::unsupported(format!("time zone \"{value}\""))
+                    .with_hint("times are shown in UTC; use AT TIME ZONE to convert"));
+            }
         },
     })
 }

@@ -7,7 +7,9 @@ use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base::SqlState;
 
-use crate::catalog::{CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, TableEntry};
+use crate::catalog::{
+    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, TableEntry,
+};
 use crate::metadata::like;
 use crate::parse::statement::{self as st, ObjectKind};
 use crate::plan::Scope;
@@ -29,7 +31,9 @@ fn columns(show: &st::Show) -> Vec<&str> {
 
 /// The columns of a SHOW.
 pub(crate) fn schema(show: &st::Show) -> SchemaRef {
-    Arc::new(Schema::new(columns(show).into_iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        columns(show).into_iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>(),
+    ))
 }
 
 fn produce(show: &st::Show, rows: Vec<Vec<Option<String>>>) -> Result<Produced> {
@@ -58,13 +62,18 @@ pub(crate) async fn run(scope: &Scope, show: &st::Show) -> Result<Produced> {
             .read()
             .all()
             .into_iter()
-            .map(|(name, value, description)| vec![Some(name.to_owned()), Some(value.to_owned()), Some(description.to_owned())])
+            .map(|(name, value, description)| {
+                vec![Some(name.to_owned()), Some(value.to_owned()), Some(description.to_owned())]
+            })
             .collect(),
         st::Show::Tables { schema, like } => {
             let wanted = schema.as_ref().map(|schema| scope.split_name(schema)).transpose()?.map(|(_, name)| name);
             if let Some(wanted) = &wanted {
                 if scope.catalog.schema(wanted).is_none() && !crate::catalog::is_virtual_schema(wanted) {
-                    return Err(Error::state(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{wanted}\" does not exist")));
+                    return Err(Error::state(
+                        SqlState::INVALID_SCHEMA_NAME,
+                        format!("schema \"{wanted}\" does not exist"),
+                    ));
                 }
             }
             let path = scope.full_path();
@@ -102,7 +111,12 @@ pub(crate) async fn run(scope: &Scope, show: &st::Show) -> Result<Produced> {
                 .filter(|column| passes(&column.name, like))
                 .map(|column| {
                     let nullable = if column.nullable { "YES" } else { "NO" };
-                    vec![Some(column.name.clone()), Some(column.sql_type.clone()), Some(nullable.to_owned()), column.default.clone()]
+                    vec![
+                        Some(column.name.clone()),
+                        Some(column.sql_type.clone()),
+                        Some(nullable.to_owned()),
+                        column.default.clone(),
+                    ]
                 })
                 .collect(),
             Relation::View(view) => view
@@ -112,7 +126,9 @@ pub(crate) async fn run(scope: &Scope, show: &st::Show) -> Result<Produced> {
                 .filter(|(name, _)| passes(name, like))
                 .map(|(name, sql_type)| vec![Some(name.clone()), Some(sql_type.clone()), Some("YES".to_owned()), None])
                 .collect(),
-            other => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" has no columns", other.name()))),
+            other => {
+                return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" has no columns", other.name())));
+            }
         },
         st::Show::Schemas { like } => {
             let own = format!("{FIRST_SESSION_SCHEMA}{}", session.id);
@@ -156,7 +172,12 @@ pub(crate) async fn run(scope: &Scope, show: &st::Show) -> Result<Produced> {
                         view.query
                     )
                 }
-                (other, kind) => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a {}", other.name(), kind.word()))),
+                (other, kind) => {
+                    return Err(Error::state(
+                        SqlState::WRONG_OBJECT_TYPE,
+                        format!("\"{}\" is not a {}", other.name(), kind.word()),
+                    ));
+                }
             };
             vec![vec![Some(text)]]
         }
@@ -215,6 +236,10 @@ fn create_table(scope: &Scope, table: &TableEntry) -> String {
         }
     }
     let temporary = if table.temporary { "TEMPORARY " } else { "" };
-    let schema = if table.temporary { String::new() } else { format!("{}.", quote(scope.catalog.schema_name(table.def.schema))) };
+    let schema = if table.temporary {
+        String::new()
+    } else {
+        format!("{}.", quote(scope.catalog.schema_name(table.def.schema)))
+    };
     format!("CREATE {temporary}TABLE {schema}{} (\n{}\n)", quote(&table.def.name), lines.join(",\n"))
 }

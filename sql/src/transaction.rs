@@ -122,7 +122,13 @@ impl std::fmt::Debug for Txn {
 }
 
 impl Txn {
-    pub(crate) fn new(id: TransactionId, storage: storage::Transaction, read_only: bool, interactive: bool, locks: RowLocks) -> Arc<Self> {
+    pub(crate) fn new(
+        id: TransactionId,
+        storage: storage::Transaction,
+        read_only: bool,
+        interactive: bool,
+        locks: RowLocks,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             storage,

@@ -119,7 +119,9 @@ impl TypeSpec {
             (Ok(precision @ 1..=NUMERIC_PRECISION), Ok(scale)) if scale >= 0 && scale.unsigned_abs() <= precision => {
                 Ok(TypeSpec::Numeric { precision, scale })
             }
-            (Ok(1..=NUMERIC_PRECISION), _) => bad(format!("the scale of numeric must be between 0 and the precision, not {scale}")),
+            (Ok(1..=NUMERIC_PRECISION), _) => {
+                bad(format!("the scale of numeric must be between 0 and the precision, not {scale}"))
+            }
             _ => bad(format!("the precision of numeric must be between 1 and {NUMERIC_PRECISION}, not {precision}")),
         }
     }
@@ -145,7 +147,9 @@ impl TypeSpec {
                 ExactNumberInfo::PrecisionAndScale(precision, scale) => TypeSpec::numeric(*precision, *scale)?,
             },
             T::Text | T::String(None) | T::Clob(None) => TypeSpec::Text,
-            T::Varchar(length) | T::CharacterVarying(length) | T::CharVarying(length) => TypeSpec::Varchar(characters(length)?),
+            T::Varchar(length) | T::CharacterVarying(length) | T::CharVarying(length) => {
+                TypeSpec::Varchar(characters(length)?)
+            }
             T::Char(length) | T::Character(length) => TypeSpec::Char(characters(length)?.unwrap_or(1)),
             T::Bytea => TypeSpec::Bytea,
             T::Date => TypeSpec::Date,
@@ -165,10 +169,12 @@ impl TypeSpec {
             T::Uuid => TypeSpec::Uuid,
             T::JSON => TypeSpec::Json,
             T::JSONB => TypeSpec::Jsonb,
-            T::Array(ArrayElemTypeDef::SquareBracket(item, _) | ArrayElemTypeDef::AngleBracket(item)) => match TypeSpec::from_sql(item)? {
-                TypeSpec::Array(_) => return Err(Error::unsupported("an array of arrays as a type")),
-                item => TypeSpec::Array(Box::new(item)),
-            },
+            T::Array(ArrayElemTypeDef::SquareBracket(item, _) | ArrayElemTypeDef::AngleBracket(item)) => {
+                match TypeSpec::from_sql(item)? {
+                    TypeSpec::Array(_) => return Err(Error::unsupported("an array of arrays as a type")),
+                    item => TypeSpec::Array(Box::new(item)),
+                }
+            }
             T::Custom(name, modifiers) => return TypeSpec::named(&crate::parse::name_parts(name), modifiers),
             other => return Err(Error::unsupported(format!("the type {other}"))),
         };
@@ -188,8 +194,10 @@ impl TypeSpec {
             return Ok(spec);
         }
         match name {
-            "vector" | "halfvec" | "sparsevec" | "set" | "enum" | "money" | "xml" | "inet" | "cidr" | "macaddr" | "tsvector" | "tsquery"
-            | "regclass" | "regtype" | "regproc" | "regnamespace" => Err(Error::unsupported(format!("the type {name}"))),
+            "vector" | "halfvec" | "sparsevec" | "set" | "enum" | "money" | "xml" | "inet" | "cidr" | "macaddr"
+            | "tsvector" | "tsquery" | "regclass" | "regtype" | "regproc" | "regnamespace" => {
+                Err(Error::unsupported(format!("the type {name}")))
+            }
             "serial" | "bigserial" | "smallserial" | "serial2" | "serial4" | "serial8" => {
                 Err(Error::unsupported(format!("the type {name} outside CREATE TABLE")))
             }
@@ -241,7 +249,9 @@ impl TypeSpec {
         match (name.trim().to_lowercase().as_str(), numbers.as_slice()) {
             ("numeric" | "decimal", [precision]) => TypeSpec::numeric(precision.unsigned_abs(), 0),
             ("numeric" | "decimal", [precision, scale]) => TypeSpec::numeric(precision.unsigned_abs(), *scale),
-            ("varchar" | "character varying", [length]) => Ok(TypeSpec::Varchar(Some(checked_length(length.unsigned_abs())?))),
+            ("varchar" | "character varying", [length]) => {
+                Ok(TypeSpec::Varchar(Some(checked_length(length.unsigned_abs())?)))
+            }
             ("char" | "character" | "bpchar", [length]) => Ok(TypeSpec::Char(checked_length(length.unsigned_abs())?)),
             _ => Err(unknown(text)),
         }
@@ -283,7 +293,9 @@ impl TypeSpec {
             | DataType::Decimal64(precision, scale)
             | DataType::Decimal128(precision, scale)
             | DataType::Decimal256(precision, scale) => TypeSpec::numeric(u64::from(*precision), i64::from(*scale))?,
-            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => TypeSpec::Bytea,
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+                TypeSpec::Bytea
+            }
             DataType::Date32 | DataType::Date64 => TypeSpec::Date,
             DataType::Time32(_) | DataType::Time64(_) => TypeSpec::Time,
             DataType::Timestamp(_, None) => TypeSpec::Timestamp,
@@ -310,7 +322,9 @@ impl TypeSpec {
             TypeSpec::Real => DataType::Float32,
             TypeSpec::Double => DataType::Float64,
             TypeSpec::Numeric { precision, scale } => DataType::Decimal128(*precision, *scale),
-            TypeSpec::Text | TypeSpec::Varchar(_) | TypeSpec::Char(_) | TypeSpec::Json | TypeSpec::Jsonb => DataType::Utf8,
+            TypeSpec::Text | TypeSpec::Varchar(_) | TypeSpec::Char(_) | TypeSpec::Json | TypeSpec::Jsonb => {
+                DataType::Utf8
+            }
             TypeSpec::Bytea => DataType::Binary,
             TypeSpec::Date => DataType::Date32,
             TypeSpec::Time => DataType::Time64(TimeUnit::Microsecond),
@@ -329,7 +343,9 @@ impl TypeSpec {
             TypeSpec::Uuid => HashMap::from([pair(EXTENSION, "arrow.uuid")]),
             TypeSpec::Json => HashMap::from([pair(EXTENSION, "arrow.json")]),
             TypeSpec::Jsonb => HashMap::from([pair(EXTENSION, "arrow.json"), pair(TYPE, "jsonb")]),
-            TypeSpec::Varchar(Some(length)) => HashMap::from([pair(TYPE, "varchar"), pair(LENGTH, &length.to_string())]),
+            TypeSpec::Varchar(Some(length)) => {
+                HashMap::from([pair(TYPE, "varchar"), pair(LENGTH, &length.to_string())])
+            }
             TypeSpec::Char(length) => HashMap::from([pair(TYPE, "char"), pair(LENGTH, &length.to_string())]),
             _ => HashMap::new(),
         }
@@ -465,7 +481,10 @@ fn checked_length(length: u64) -> Result<u32> {
 fn micros(precision: &Option<u64>, name: &str) -> Result<()> {
     match precision {
         None | Some(6) => Ok(()),
-        Some(digits) => Err(Error::unsupported(format!("{name}({digits})")).with_hint("times keep microseconds, which is precision 6")),
+        Some(digits) => {
+            Err(Error::unsupported(format!("{name}({digits})"))
+                .with_hint("times keep microseconds, which is precision 6"))
+        }
     }
 }
 

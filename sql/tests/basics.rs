@@ -12,10 +12,16 @@ async fn rows_go_in_and_come_out() {
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL, price numeric(10,2), at timestamptz)").await;
     run(&session, "INSERT INTO t VALUES (1, 'one', 1.5, '2026-01-02T03:04:05Z'), (2, 'two', NULL, NULL)").await;
     run(&session, "INSERT INTO t (name, id) SELECT 'three', 1 + 2").await;
-    assert_eq!(rows(&session, "SELECT id, name, price FROM t ORDER BY id").await, ["1|one|1.50", "2|two|∅", "3|three|∅"]);
+    assert_eq!(
+        rows(&session, "SELECT id, name, price FROM t ORDER BY id").await,
+        ["1|one|1.50", "2|two|∅", "3|three|∅"]
+    );
     assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["3"]);
     assert_eq!(rows(&session, "SELECT name FROM t WHERE id = 2").await, ["two"]);
-    assert_eq!(rows(&session, "UPDATE t SET price = coalesce(price, 0) + 1 WHERE id <> 3 RETURNING id, price").await.len(), 2);
+    assert_eq!(
+        rows(&session, "UPDATE t SET price = coalesce(price, 0) + 1 WHERE id <> 3 RETURNING id, price").await.len(),
+        2
+    );
     assert_eq!(rows(&session, "SELECT price FROM t ORDER BY id").await, ["2.50", "1.00", "∅"]);
     assert_eq!(rows(&session, "DELETE FROM t WHERE name LIKE 't%' RETURNING *").await.len(), 2);
     assert_eq!(rows(&session, "SELECT id FROM t").await, ["1"]);
@@ -33,8 +39,14 @@ async fn both_tiers_answer_alike() {
     world.store.flush(None).await.unwrap();
     run(&session, "UPDATE t SET v = 0 WHERE id = 50; DELETE FROM t WHERE id = 51; INSERT INTO t VALUES (101, 5)").await;
     for _ in 0..2 {
-        assert_eq!(rows(&session, "SELECT count(*), sum(v) FROM t").await, [format!("100|{}", 2 * 5050 - 100 - 102 + 5)]);
-        assert_eq!(rows(&session, "SELECT v FROM t WHERE id IN (50, 51, 52, 101) ORDER BY id").await, ["0", "104", "5"]);
+        assert_eq!(
+            rows(&session, "SELECT count(*), sum(v) FROM t").await,
+            [format!("100|{}", 2 * 5050 - 100 - 102 + 5)]
+        );
+        assert_eq!(
+            rows(&session, "SELECT v FROM t WHERE id IN (50, 51, 52, 101) ORDER BY id").await,
+            ["0", "104", "5"]
+        );
         world.store.flush(None).await.unwrap();
     }
 }
@@ -57,7 +69,10 @@ async fn system_columns_are_hidden_and_nameable() {
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     assert_eq!(rows(&session, "SELECT * FROM t").await, ["1"]);
-    assert_eq!(rows(&session, "SELECT *, _op, _tx_from IS NOT NULL, _tx_to IS NULL FROM t").await, ["1|INSERT|true|true"]);
+    assert_eq!(
+        rows(&session, "SELECT *, _op, _tx_from IS NOT NULL, _tx_to IS NULL FROM t").await,
+        ["1|INSERT|true|true"]
+    );
     let error = fails(&session, "CREATE TABLE u (_tx_from int)").await;
     assert_eq!(error.sqlstate, SqlState::RESERVED_NAME);
 }
@@ -92,7 +107,11 @@ async fn the_fast_path_agrees() {
         if flushed {
             world.store.flush(None).await.unwrap();
         }
-        for query in ["SELECT v, n FROM t WHERE a = 1 AND b = 'x'", "SELECT * FROM t AS s WHERE s.b = 'x' AND 2 = s.a", "SELECT n AS m FROM t WHERE a = 9 AND b = ''"] {
+        for query in [
+            "SELECT v, n FROM t WHERE a = 1 AND b = 'x'",
+            "SELECT * FROM t AS s WHERE s.b = 'x' AND 2 = s.a",
+            "SELECT n AS m FROM t WHERE a = 9 AND b = ''",
+        ] {
             let long = format!("{query} AND true");
             assert_eq!(rows(&session, query).await, rows(&session, &long).await, "{query}");
         }

@@ -42,7 +42,11 @@ async fn an_index_follows_its_table() {
         assert_eq!(rows(&session, "SELECT count(*) FROM t WHERE a = 7").await, ["10"]);
         world.store.flush(None).await.unwrap();
     }
-    run(&session, "UPDATE t SET a = 1000 WHERE id = 7; DELETE FROM t WHERE id = 57; INSERT INTO t VALUES (501, 7, 'y')").await;
+    run(
+        &session,
+        "UPDATE t SET a = 1000 WHERE id = 7; DELETE FROM t WHERE id = 57; INSERT INTO t VALUES (501, 7, 'y')",
+    )
+    .await;
     for _ in 0..2 {
         assert_eq!(rows(&session, "SELECT count(*) FROM t WHERE a = 7").await, ["9"]);
         assert_eq!(rows(&session, "SELECT id FROM t WHERE a = 1000").await, ["7"]);
@@ -58,7 +62,8 @@ async fn an_index_follows_its_table() {
 async fn unique_holds_without_a_primary_key() {
     let world = World::new().await;
     let session = world.admin();
-    run(&session, "CREATE TABLE t (a int UNIQUE, b int); INSERT INTO t VALUES (1, 1), (2, 2), (NULL, 3), (NULL, 4)").await;
+    run(&session, "CREATE TABLE t (a int UNIQUE, b int); INSERT INTO t VALUES (1, 1), (2, 2), (NULL, 3), (NULL, 4)")
+        .await;
     assert_eq!(fails(&session, "INSERT INTO t VALUES (1, 9)").await.sqlstate, SqlState::UNIQUE_VIOLATION);
     run(&session, "UPDATE t SET a = 3 WHERE a = 1; INSERT INTO t VALUES (1, 9); DELETE FROM t WHERE a = 2; INSERT INTO t VALUES (2, 8)").await;
     assert_eq!(rows(&session, "SELECT b FROM t WHERE a = 1").await, ["9"]);
@@ -109,7 +114,9 @@ async fn identity_default_and_generated() {
     .await;
     run(&session, "INSERT INTO t DEFAULT VALUES; INSERT INTO t (a) VALUES (7), (DEFAULT)").await;
     assert_eq!(rows(&session, "SELECT id, s, a, b FROM t ORDER BY id").await, ["1|1|5|10", "2|2|7|14", "3|3|5|10"]);
-    assert!(fails(&session, "INSERT INTO t (id) VALUES (10)").await.message.contains("cannot insert a non-DEFAULT value"));
+    assert!(
+        fails(&session, "INSERT INTO t (id) VALUES (10)").await.message.contains("cannot insert a non-DEFAULT value")
+    );
     run(&session, "INSERT INTO t (id) OVERRIDING SYSTEM VALUE VALUES (10)").await;
     run(&session, "UPDATE t SET a = 1 WHERE id = 10").await;
     assert_eq!(rows(&session, "SELECT b FROM t WHERE id = 10").await, ["2"]);
@@ -136,9 +143,11 @@ async fn conflicts_are_resolved() {
     .await;
     assert_eq!(returned, ["3|3", "1|11"]);
     run(&session, "INSERT INTO t VALUES (77, 'b', 5) ON CONFLICT (u) DO UPDATE SET n = excluded.n WHERE t.n < 0").await;
-    run(&session, "INSERT INTO t VALUES (77, 'b', 6) ON CONFLICT ON CONSTRAINT t_u_key DO UPDATE SET n = excluded.n").await;
+    run(&session, "INSERT INTO t VALUES (77, 'b', 6) ON CONFLICT ON CONSTRAINT t_u_key DO UPDATE SET n = excluded.n")
+        .await;
     assert_eq!(rows(&session, "SELECT id, n FROM t ORDER BY id").await, ["1|11", "2|6", "3|3"]);
-    let error = fails(&session, "INSERT INTO t VALUES (1, 'q', 1), (1, 'r', 1) ON CONFLICT (id) DO UPDATE SET n = 0").await;
+    let error =
+        fails(&session, "INSERT INTO t VALUES (1, 'q', 1), (1, 'r', 1) ON CONFLICT (id) DO UPDATE SET n = 0").await;
     assert_eq!(error.sqlstate, SqlState::CARDINALITY_VIOLATION);
     let error = fails(&session, "INSERT INTO t VALUES (1, 'q', 1) ON CONFLICT (n) DO NOTHING").await;
     assert_eq!(error.sqlstate, SqlState::INVALID_COLUMN_REFERENCE);

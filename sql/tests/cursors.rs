@@ -123,16 +123,31 @@ async fn a_transaction_reads_its_own_rows() {
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY)").await;
     let handle = session.begin().await.unwrap();
-    let insert = session.prepare("INSERT INTO t VALUES ($1)", PrepareOptions { transaction: Some(handle), ..Default::default() }).await.unwrap();
+    let insert = session
+        .prepare("INSERT INTO t VALUES ($1)", PrepareOptions { transaction: Some(handle), ..Default::default() })
+        .await
+        .unwrap();
     let one: ArrayRef = Arc::new(Int32Array::from(vec![1]));
     session.execute(&insert, Params::Positional(vec![one]), Some(handle)).await.unwrap();
-    let query = session.prepare("SELECT id FROM t WHERE id < 5", PrepareOptions { transaction: Some(handle), ..Default::default() }).await.unwrap();
+    let query = session
+        .prepare("SELECT id FROM t WHERE id < 5", PrepareOptions { transaction: Some(handle), ..Default::default() })
+        .await
+        .unwrap();
     let opened = session.open(&query, Params::None, Some(handle), OpenOptions::default()).await.unwrap();
     assert_eq!(opened.moment(), None);
     assert_eq!(read(&opened, 0).await, ["1"]);
     // An error dooms the transaction, as running the query would.
-    let broken = session.prepare("SELECT 1 / id AS x FROM t WHERE id = $1", PrepareOptions { transaction: Some(handle), ..Default::default() }).await.unwrap();
-    assert_eq!(session.open(&broken, Params::None, Some(handle), OpenOptions::default()).await.unwrap_err().sqlstate, SqlState::PROTOCOL_VIOLATION);
+    let broken = session
+        .prepare(
+            "SELECT 1 / id AS x FROM t WHERE id = $1",
+            PrepareOptions { transaction: Some(handle), ..Default::default() },
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        session.open(&broken, Params::None, Some(handle), OpenOptions::default()).await.unwrap_err().sqlstate,
+        SqlState::PROTOCOL_VIOLATION
+    );
     let error = session.open(&query, Params::None, Some(handle), OpenOptions::default()).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::IN_FAILED_TRANSACTION);
     session.rollback(handle).await.unwrap();
@@ -239,12 +254,22 @@ async fn a_failing_script_leaves_nothing() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY)").await;
-    let error = run_script(&session, "INSERT INTO t VALUES (1); CREATE TABLE u (x int); INSERT INTO t VALUES (1); INSERT INTO t VALUES (9)").await.unwrap_err();
+    let error = run_script(
+        &session,
+        "INSERT INTO t VALUES (1); CREATE TABLE u (x int); INSERT INTO t VALUES (1); INSERT INTO t VALUES (9)",
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.sqlstate, SqlState::UNIQUE_VIOLATION);
     assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["0"]);
     assert_eq!(common::fails(&session, "SELECT * FROM u").await.sqlstate, SqlState::UNDEFINED_TABLE);
     // What a COMMIT in the script has committed stays; the rest goes. Rows of an unread statement are computed.
-    let error = run_script(&session, "INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); SELECT 1 / (id - id) AS x FROM t; SELECT 1").await.unwrap_err();
+    let error = run_script(
+        &session,
+        "INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); SELECT 1 / (id - id) AS x FROM t; SELECT 1",
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.sqlstate, SqlState::DIVISION_BY_ZERO);
     assert_eq!(rows(&session, "SELECT id FROM t").await, ["1"]);
     assert_eq!(run_script(&session, "INSERT INTO t VALUES (5); ROLLBACK").await.unwrap(), ["ROLLBACK"]);

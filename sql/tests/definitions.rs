@@ -63,7 +63,10 @@ async fn tables_change() {
     assert_eq!(rows(&session, "SELECT * FROM t ORDER BY id").await, ["1|x|∅", "2|x|∅", "3|y|3"]);
     run(&session, "ALTER TABLE t ALTER COLUMN c TYPE text USING c::text || '!'").await;
     assert_eq!(rows(&session, "SELECT c FROM t ORDER BY id").await, ["∅", "∅", "3!"]);
-    assert_eq!(fails(&session, "ALTER TABLE t ALTER COLUMN c SET NOT NULL").await.sqlstate, SqlState::NOT_NULL_VIOLATION);
+    assert_eq!(
+        fails(&session, "ALTER TABLE t ALTER COLUMN c SET NOT NULL").await.sqlstate,
+        SqlState::NOT_NULL_VIOLATION
+    );
     run(&session, "UPDATE t SET c = 'z' WHERE c IS NULL; ALTER TABLE t ALTER COLUMN c SET NOT NULL").await;
     assert_eq!(fails(&session, "INSERT INTO t (id) VALUES (9)").await.sqlstate, SqlState::NOT_NULL_VIOLATION);
     run(&session, "ALTER TABLE t ALTER c SET DEFAULT 'd'; INSERT INTO t (id) VALUES (9)").await;
@@ -73,9 +76,13 @@ async fn tables_change() {
     run(&session, "ALTER TABLE t DROP CONSTRAINT short; UPDATE t SET b = 'longer'").await;
     run(&session, "ALTER TABLE t RENAME COLUMN b TO e; ALTER TABLE t RENAME TO u").await;
     assert_eq!(rows(&session, "SELECT DISTINCT e FROM u").await, ["longer"]);
-    run(&session, "ALTER TABLE u DROP CONSTRAINT t_pkey; INSERT INTO u (id) VALUES (1); DELETE FROM u WHERE e = 'x'").await;
+    run(&session, "ALTER TABLE u DROP CONSTRAINT t_pkey; INSERT INTO u (id) VALUES (1); DELETE FROM u WHERE e = 'x'")
+        .await;
     run(&session, "ALTER TABLE u ADD CONSTRAINT u_pk PRIMARY KEY (id)").await;
-    assert_eq!(fails(&session, "INSERT INTO u (id) VALUES (1)").await.message, "duplicate key value violates unique constraint \"u_pk\"");
+    assert_eq!(
+        fails(&session, "INSERT INTO u (id) VALUES (1)").await.message,
+        "duplicate key value violates unique constraint \"u_pk\""
+    );
     drop(session);
     let world = world.restart().await;
     assert_eq!(rows(&world.admin(), "SELECT count(*) FROM u").await, ["4"]);
@@ -86,7 +93,11 @@ async fn views_show_their_query() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 10), (2, 20)").await;
-    run(&session, "CREATE VIEW v (x, y) AS SELECT id, a FROM t WHERE a > 10; CREATE VIEW w AS SELECT x * 2 AS z FROM v").await;
+    run(
+        &session,
+        "CREATE VIEW v (x, y) AS SELECT id, a FROM t WHERE a > 10; CREATE VIEW w AS SELECT x * 2 AS z FROM v",
+    )
+    .await;
     assert_eq!(rows(&session, "SELECT * FROM v").await, ["2|20"]);
     assert_eq!(rows(&session, "SELECT z FROM w").await, ["4"]);
     assert_eq!(fails(&session, "DROP TABLE t").await.sqlstate, SqlState::DEPENDENT_OBJECTS);
@@ -101,7 +112,8 @@ async fn views_show_their_query() {
 async fn tables_are_made_from_queries() {
     let world = World::new().await;
     let session = world.admin();
-    run(&session, "CREATE TABLE t AS SELECT value AS n, value::text AS s FROM generate_series(1, 1000) AS g(value)").await;
+    run(&session, "CREATE TABLE t AS SELECT value AS n, value::text AS s FROM generate_series(1, 1000) AS g(value)")
+        .await;
     assert_eq!(rows(&session, "SELECT count(*), max(n), max(length(s)) FROM t").await, ["1000|1000|4"]);
     run(&session, "CREATE TABLE u AS SELECT * FROM t WITH NO DATA; CREATE TABLE k (LIKE t)").await;
     assert_eq!(rows(&session, "SELECT count(*) FROM u").await, ["0"]);
@@ -142,7 +154,8 @@ async fn drivers_find_what_is_there() {
          CREATE VIEW v AS SELECT name FROM p; COMMENT ON TABLE p IS 'parents'; COMMENT ON COLUMN p.name IS 'what it is called'",
     )
     .await;
-    let tables = session.tables(TableFilter { schema_pattern: Some("pub%".into()), ..TableFilter::default() }).await.unwrap();
+    let tables =
+        session.tables(TableFilter { schema_pattern: Some("pub%".into()), ..TableFilter::default() }).await.unwrap();
     let found: Vec<_> = tables.iter().map(|table| (table.name.as_str(), table.kind)).collect();
     assert_eq!(found, [("c", "TABLE"), ("p", "TABLE"), ("v", "VIEW")]);
     assert_eq!(tables[1].remarks.as_deref(), Some("parents"));
@@ -155,7 +168,8 @@ async fn drivers_find_what_is_there() {
     assert_eq!(session.exported_keys(None, None, "p").await.unwrap().len(), 1);
     assert_eq!(session.schemas(None, Some("inf%")).await.unwrap()[0].1, "information_schema");
     assert_eq!(
-        rows(&session, "SELECT constraint_name, constraint_type FROM information_schema.table_constraints ORDER BY 1").await,
+        rows(&session, "SELECT constraint_name, constraint_type FROM information_schema.table_constraints ORDER BY 1")
+            .await,
         ["c_p_fkey|FOREIGN KEY", "p_pkey|PRIMARY KEY"]
     );
     assert!(rows(&session, "SHOW CREATE TABLE p").await[0].contains("PRIMARY KEY (id)"));
@@ -165,39 +179,63 @@ async fn drivers_find_what_is_there() {
 async fn copy_stays_in_its_folders() {
     let outside = tempfile::tempdir().unwrap();
     let inside = tempfile::tempdir().unwrap();
-    let world = World::with(EngineOptions { copy_folders: vec![inside.path().to_owned()], ..EngineOptions::default() }).await;
+    let world =
+        World::with(EngineOptions { copy_folders: vec![inside.path().to_owned()], ..EngineOptions::default() }).await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, s text, d numeric(8,2), u uuid)").await;
-    run(&session, "INSERT INTO t VALUES (1, 'a,\"b\"', 1.25, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), (2, NULL, NULL, NULL)").await;
+    run(
+        &session,
+        "INSERT INTO t VALUES (1, 'a,\"b\"', 1.25, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), (2, NULL, NULL, NULL)",
+    )
+    .await;
     for (file, options) in [("t.csv", "(FORMAT csv, HEADER)"), ("t.parquet", ""), ("t.json", "")] {
         let path = inside.path().join(file);
         run(&session, &format!("COPY t TO '{}' {options}", path.display())).await;
         run(&session, "CREATE TABLE b (LIKE t)").await;
         run(&session, &format!("COPY b FROM '{}' {options}", path.display())).await;
-        assert_eq!(rows(&session, "SELECT * FROM b ORDER BY id").await, rows(&session, "SELECT * FROM t ORDER BY id").await, "{file}");
+        assert_eq!(
+            rows(&session, "SELECT * FROM b ORDER BY id").await,
+            rows(&session, "SELECT * FROM t ORDER BY id").await,
+            "{file}"
+        );
         run(&session, "DROP TABLE b").await;
     }
     let target = outside.path().join("t.csv");
-    assert_eq!(fails(&session, &format!("COPY t TO '{}'", target.display())).await.sqlstate, SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(
+        fails(&session, &format!("COPY t TO '{}'", target.display())).await.sqlstate,
+        SqlState::INSUFFICIENT_PRIVILEGE
+    );
     std::os::unix::fs::symlink(outside.path(), inside.path().join("link")).unwrap();
     let around = inside.path().join("link/t.csv");
-    assert_eq!(fails(&session, &format!("COPY t TO '{}'", around.display())).await.sqlstate, SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(
+        fails(&session, &format!("COPY t TO '{}'", around.display())).await.sqlstate,
+        SqlState::INSUFFICIENT_PRIVILEGE
+    );
     let user = world.engine.session(Principal::user("ann"), SessionOptions::default());
     let path = inside.path().join("x.csv");
-    assert_eq!(fails(&user, &format!("COPY t TO '{}'", path.display())).await.sqlstate, SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(
+        fails(&user, &format!("COPY t TO '{}'", path.display())).await.sqlstate,
+        SqlState::INSUFFICIENT_PRIVILEGE
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_made_late_in_a_transaction_misses_nothing() {
     let world = World::new().await;
     let (a, b) = (world.admin(), world.admin());
-    run(&a, "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (x int); INSERT INTO t VALUES (1, 1)").await;
+    run(&a, "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (x int); INSERT INTO t VALUES (1, 1)")
+        .await;
     // Nobody touched the table since the transaction began: its own rows are in the index.
-    run(&a, "BEGIN; INSERT INTO other VALUES (1); INSERT INTO t VALUES (2, 2); CREATE INDEX first ON t (v); COMMIT").await;
+    run(&a, "BEGIN; INSERT INTO other VALUES (1); INSERT INTO t VALUES (2, 2); CREATE INDEX first ON t (v); COMMIT")
+        .await;
     assert_eq!(rows(&a, "SELECT id FROM t WHERE v = 2").await, ["2"]);
     run(&a, "DROP INDEX first").await;
     // Somebody did.
-    for change in ["CREATE INDEX late ON t (v)", "ALTER TABLE t ADD CONSTRAINT late UNIQUE (v)", "ALTER TABLE t ADD CHECK (v < 3)"] {
+    for change in [
+        "CREATE INDEX late ON t (v)",
+        "ALTER TABLE t ADD CONSTRAINT late UNIQUE (v)",
+        "ALTER TABLE t ADD CHECK (v < 3)",
+    ] {
         run(&a, "BEGIN; INSERT INTO other VALUES (2)").await;
         run(&b, "INSERT INTO t SELECT max(id) + 1, max(v) + 1 FROM t").await;
         let error = fails(&a, change).await;

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
-    StringArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array,
+    LargeStringArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Field, Schema};
 use base::SqlState;
@@ -19,7 +19,8 @@ const MARKS: PrepareOptions = PrepareOptions { question_marks: true, transaction
 
 /// Loads batches of these columns into a table that is there.
 async fn load(session: &Session, table: &str, batches: Vec<Vec<(&str, ArrayRef)>>) -> Result<u64, Error> {
-    let batches: Vec<RecordBatch> = batches.into_iter().map(|columns| RecordBatch::try_from_iter(columns).unwrap()).collect();
+    let batches: Vec<RecordBatch> =
+        batches.into_iter().map(|columns| RecordBatch::try_from_iter(columns).unwrap()).collect();
     load_batches(session, table, batches).await
 }
 
@@ -67,7 +68,8 @@ async fn with_each(session: &Session, sql: &str, columns: Vec<(&str, ArrayRef)>)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defaults_differ_by_row() {
     let folder = tempfile::tempdir().unwrap();
-    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let world =
+        World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
     let session = world.admin();
     run(
         &session,
@@ -82,18 +84,25 @@ async fn defaults_differ_by_row() {
     let file = folder.path().join("v.csv");
     std::fs::write(&file, "6\n7\n8\n").unwrap();
     run(&session, &format!("COPY t (v) FROM '{}'", file.display())).await;
-    assert_eq!(rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await, ["8|10|17|8"]);
+    assert_eq!(
+        rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await,
+        ["8|10|17|8"]
+    );
     // A query and many sets of parameters, too.
     run(&session, "INSERT INTO t (v) SELECT * FROM generate_series(9, 12)").await;
     with_each(&session, "INSERT INTO t (v) VALUES (?)", vec![("1", ints(&[13, 14, 15]))]).await.unwrap();
-    assert_eq!(rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await, ["15|10|24|15"]);
+    assert_eq!(
+        rows(&session, "SELECT count(DISTINCT id), min(n), max(n), count(DISTINCT n) FROM t").await,
+        ["15|10|24|15"]
+    );
     assert_eq!(rows(&session, "SELECT currval('s')").await, ["24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loaded_json_is_checked() {
     let folder = tempfile::tempdir().unwrap();
-    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let world =
+        World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, plain json, binary jsonb)").await;
     let given = r#"{"b": 1,  "a": [1,2], "b": 3}"#;
@@ -131,9 +140,14 @@ async fn loaded_json_is_checked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loads_convert_as_assignments_do() {
     let folder = tempfile::tempdir().unwrap();
-    let world = World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
+    let world =
+        World::with(EngineOptions { copy_folders: vec![folder.path().to_owned()], ..EngineOptions::default() }).await;
     let session = world.admin();
-    run(&session, "CREATE TABLE t (i int, d numeric(6,2), ts timestamp, tz timestamptz, u uuid, b bytea, s varchar(3), a int[])").await;
+    run(
+        &session,
+        "CREATE TABLE t (i int, d numeric(6,2), ts timestamp, tz timestamptz, u uuid, b bytea, s varchar(3), a int[])",
+    )
+    .await;
     let decimals: ArrayRef = Arc::new(Decimal128Array::from(vec![25_i128, 35]).with_precision_and_scale(6, 1).unwrap());
     let batch = vec![
         ("i", doubles(&[2.7, -3.5])),
@@ -148,7 +162,8 @@ async fn loads_convert_as_assignments_do() {
     load(&session, "t", vec![vec![("i", decimals)]]).await.unwrap();
     assert_eq!(rows(&session, "SELECT i FROM t ORDER BY i").await, ["-4", "3", "3", "4"]);
     assert_eq!(
-        rows(&session, "SELECT ts::text, tz::text, u::text, b::text, a::text FROM t WHERE ts IS NOT NULL ORDER BY ts").await,
+        rows(&session, "SELECT ts::text, tz::text, u::text, b::text, a::text FROM t WHERE ts IS NOT NULL ORDER BY ts")
+            .await,
         [
             "2024-05-01 12:00:00|2024-05-01 10:00:00+00|a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11|\\x6869|{1,2}",
             "2024-05-02 00:00:00|2024-05-01 10:00:00+00|a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11|\\x6869|{}",
@@ -209,7 +224,9 @@ async fn parameters_are_not_cut() {
     // The plan that is kept for other values stays.
     let prepared = session.prepare("SELECT count(*) FROM t WHERE n >= ?", MARKS).await.unwrap();
     for (value, expected) in [(2.0, "2"), (2.5, "1"), (2.0, "2")] {
-        let Outcome::Rows(found) = session.execute(&prepared, Params::Positional(vec![doubles(&[value])]), None).await.unwrap() else {
+        let Outcome::Rows(found) =
+            session.execute(&prepared, Params::Positional(vec![doubles(&[value])]), None).await.unwrap()
+        else {
             panic!("no rows")
         };
         assert_eq!(text(&found.collect().await.unwrap()), [expected]);
@@ -225,18 +242,30 @@ async fn parameters_are_not_cut() {
     assert_eq!(ids("SELECT id FROM t ORDER BY id LIMIT ?", doubles(&[1.0])).await, ["1"]);
     assert!(with(&session, "SELECT id FROM t ORDER BY id LIMIT ?", vec![doubles(&[1.5])]).await.is_err());
     // What is assigned is rounded, as a literal is.
-    with(&session, "INSERT INTO t (id, n, d) VALUES (4, ?, ?)", vec![doubles(&[2.7]), doubles(&[1.005])]).await.unwrap();
+    with(&session, "INSERT INTO t (id, n, d) VALUES (4, ?, ?)", vec![doubles(&[2.7]), doubles(&[1.005])])
+        .await
+        .unwrap();
     with(&session, "UPDATE t SET n = ? WHERE id = 3", vec![doubles(&[3.7])]).await.unwrap();
     with(&session, "UPDATE t SET n = ? WHERE id < 2", vec![doubles(&[0.6])]).await.unwrap();
-    with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[5, 6])), ("2", doubles(&[4.5, 5.5]))]).await.unwrap();
-    with_each(&session, "UPDATE t SET n = ? WHERE id = ?", vec![("1", doubles(&[7.5, 8.5])), ("2", doubles(&[5.0, 6.5]))]).await.unwrap();
+    with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[5, 6])), ("2", doubles(&[4.5, 5.5]))])
+        .await
+        .unwrap();
+    with_each(
+        &session,
+        "UPDATE t SET n = ? WHERE id = ?",
+        vec![("1", doubles(&[7.5, 8.5])), ("2", doubles(&[5.0, 6.5]))],
+    )
+    .await
+    .unwrap();
     assert_eq!(rows(&session, "SELECT id, n FROM t ORDER BY id").await, ["1|1", "2|2", "3|4", "4|3", "5|8", "6|6"]);
     // A boolean is no number.
     let flag: ArrayRef = Arc::new(BooleanArray::from(vec![true]));
     let error = with(&session, "INSERT INTO t (id, n) VALUES (7, ?)", vec![flag.clone()]).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
     let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true, false]));
-    let error = with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[8, 9])), ("2", flags)]).await.unwrap_err();
+    let error = with_each(&session, "INSERT INTO t (id, n) VALUES (?, ?)", vec![("1", ints(&[8, 9])), ("2", flags)])
+        .await
+        .unwrap_err();
     assert_eq!(error.sqlstate, SqlState::DATATYPE_MISMATCH, "{error}");
 }
 
@@ -245,10 +274,14 @@ async fn stored_zeros_have_no_sign() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int, f double precision, r real)").await;
-    load(&session, "t", vec![vec![("id", ints(&[1])), ("f", doubles(&[-0.0])), ("r", doubles(&[-0.0]))]]).await.unwrap();
+    load(&session, "t", vec![vec![("id", ints(&[1])), ("f", doubles(&[-0.0])), ("r", doubles(&[-0.0]))]])
+        .await
+        .unwrap();
     run(&session, "INSERT INTO t VALUES (2, '-0.0', '-0'), (3, 1, 1)").await;
     run(&session, "UPDATE t SET f = 0.0::float8 * (-1), r = 0.0::real * (-1) WHERE id = 3").await;
-    with_each(&session, "INSERT INTO t VALUES (?, ?, 0)", vec![("1", ints(&[4, 5])), ("2", doubles(&[-0.0, 0.0]))]).await.unwrap();
+    with_each(&session, "INSERT INTO t VALUES (?, ?, 0)", vec![("1", ints(&[4, 5])), ("2", doubles(&[-0.0, 0.0]))])
+        .await
+        .unwrap();
     assert_eq!(rows(&session, "SELECT count(*) FROM t WHERE f = 0.0 AND r = 0.0").await, ["5"]);
     assert_eq!(rows(&session, "SELECT count(DISTINCT f), count(DISTINCT r) FROM t").await, ["1|1"]);
     assert_eq!(rows(&session, "SELECT count(*) FROM t AS a JOIN t AS b ON a.f = b.f").await, ["25"]);
@@ -264,9 +297,15 @@ async fn limits_are_parameters() {
     let types: Vec<String> = prepared.parameters.fields().iter().map(|field| field.data_type().to_string()).collect();
     assert_eq!(types, ["Int64", "Int64"]);
     assert_eq!(with(&session, page, vec![ints(&[2]), ints(&[1])]).await.unwrap(), ["2", "3"]);
-    let inner = "SELECT count(*) FROM (SELECT id FROM t LIMIT ?) AS part WHERE id IN (SELECT id FROM t ORDER BY id OFFSET ?)";
+    let inner =
+        "SELECT count(*) FROM (SELECT id FROM t LIMIT ?) AS part WHERE id IN (SELECT id FROM t ORDER BY id OFFSET ?)";
     assert_eq!(with(&session, inner, vec![ints(&[4]), ints(&[3])]).await.unwrap(), ["1"]);
-    assert_eq!(with(&session, "SELECT id FROM t WHERE id > ? ORDER BY id LIMIT ?", vec![ints(&[1]), ints(&[1])]).await.unwrap(), ["2"]);
+    assert_eq!(
+        with(&session, "SELECT id FROM t WHERE id > ? ORDER BY id LIMIT ?", vec![ints(&[1]), ints(&[1])])
+            .await
+            .unwrap(),
+        ["2"]
+    );
     assert!(with(&session, page, vec![ints(&[-1]), ints(&[0])]).await.is_err());
 }
 
@@ -274,7 +313,11 @@ async fn limits_are_parameters() {
 async fn json_parameters_are_checked() {
     let world = World::new().await;
     let session = world.admin();
-    run(&session, "CREATE TABLE t (id int PRIMARY KEY, plain json, binary jsonb); INSERT INTO t VALUES (1, '{}', '{}')").await;
+    run(
+        &session,
+        "CREATE TABLE t (id int PRIMARY KEY, plain json, binary jsonb); INSERT INTO t VALUES (1, '{}', '{}')",
+    )
+    .await;
     for sql in [
         "INSERT INTO t (id, plain) VALUES (2, ?)",
         "INSERT INTO t (id, binary) VALUES (2, ?)",
@@ -292,7 +335,11 @@ async fn json_parameters_are_checked() {
         let error = with(&session, sql, vec![texts(&["{nope"])]).await.map(|_| ()).expect_err(sql);
         assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{sql}: {error}");
         let error = with_each(&session, sql, vec![("1", texts(&["{nope", "{}"]))]).await.expect_err(sql);
-        let expected = if sql.starts_with("SELECT") { SqlState::FEATURE_NOT_SUPPORTED } else { SqlState::INVALID_TEXT_REPRESENTATION };
+        let expected = if sql.starts_with("SELECT") {
+            SqlState::FEATURE_NOT_SUPPORTED
+        } else {
+            SqlState::INVALID_TEXT_REPRESENTATION
+        };
         assert_eq!(error.sqlstate, expected, "{sql}: {error}");
     }
     assert_eq!(rows(&session, "SELECT id, plain::text, binary::text FROM t").await, ["1|{}|{}"]);

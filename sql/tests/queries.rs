@@ -408,8 +408,13 @@ async fn parameters_have_the_types_of_their_places() {
         assert!(types.iter().all(arrow::datatypes::DataType::is_numeric), "{sql}: {types:?}");
         assert_eq!(execute(&session, &prepared, values).await, expected, "{sql}");
     }
-    let among = session.prepare("SELECT id FROM t WHERE id = ANY ($1) ORDER BY id", PrepareOptions::default()).await.unwrap();
+    let among =
+        session.prepare("SELECT id FROM t WHERE id = ANY ($1) ORDER BY id", PrepareOptions::default()).await.unwrap();
     assert!(matches!(among.parameters.field(0).data_type(), arrow::datatypes::DataType::List(_)));
-    let list = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![Some(vec![Some(2), Some(4), Some(9)])]);
+    let list = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![Some(vec![
+        Some(2),
+        Some(4),
+        Some(9),
+    ])]);
     assert_eq!(execute(&session, &among, vec![Arc::new(list)]).await, ["2", "4"]);
 }

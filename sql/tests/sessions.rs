@@ -75,7 +75,10 @@ async fn handles_are_transactions_of_their_own() {
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY)").await;
     let txn = session.begin().await.unwrap();
-    let insert = session.prepare("INSERT INTO t VALUES (?)", PrepareOptions { question_marks: true, transaction: Some(txn) }).await.unwrap();
+    let insert = session
+        .prepare("INSERT INTO t VALUES (?)", PrepareOptions { question_marks: true, transaction: Some(txn) })
+        .await
+        .unwrap();
     assert!(insert.is_update);
     assert_eq!(insert.parameters.field(0).data_type(), &DataType::Int32);
     let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
@@ -95,24 +98,36 @@ async fn prepared_statements_know_their_types() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY, name text, d numeric(10,2)); INSERT INTO t VALUES (1, 'a', 1.25), (2, 'b', 2)").await;
-    let query = session.prepare("SELECT id, name, d FROM t WHERE id = $1 AND name <> $2", PrepareOptions::default()).await.unwrap();
+    let query = session
+        .prepare("SELECT id, name, d FROM t WHERE id = $1 AND name <> $2", PrepareOptions::default())
+        .await
+        .unwrap();
     assert_eq!(query.kind, StatementKind::Query);
     let types: Vec<_> = query.parameters.fields().iter().map(|field| field.data_type().clone()).collect();
     assert_eq!(types, [DataType::Int32, DataType::Utf8]);
     let schema = query.result_schema.clone().unwrap();
     assert_eq!(schema.field(2).data_type(), &DataType::Decimal128(10, 2));
     let values: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![2])), Arc::new(StringArray::from(vec!["x"]))];
-    let Outcome::Rows(found) = session.execute(&query, Params::Positional(values), None).await.unwrap() else { panic!("rows") };
+    let Outcome::Rows(found) = session.execute(&query, Params::Positional(values), None).await.unwrap() else {
+        panic!("rows")
+    };
     assert_eq!(found.schema, schema);
     assert_eq!(text(&found.collect().await.unwrap()), ["2|b|2.00"]);
 
-    let insert = session.prepare("INSERT INTO t (id, name) VALUES ($1, upper($2))", PrepareOptions::default()).await.unwrap();
+    let insert =
+        session.prepare("INSERT INTO t (id, name) VALUES ($1, upper($2))", PrepareOptions::default()).await.unwrap();
     let batch = RecordBatch::try_new(
         Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)])),
-        vec![Arc::new(Int64Array::from(vec![10, 11, 12])), Arc::new(StringArray::from(vec![Some("x"), None, Some("z")]))],
+        vec![
+            Arc::new(Int64Array::from(vec![10, 11, 12])),
+            Arc::new(StringArray::from(vec![Some("x"), None, Some("z")])),
+        ],
     )
     .unwrap();
-    let Outcome::Affected { rows: count, .. } = session.execute(&insert, Params::Batch(batch), None).await.unwrap() else { panic!("a count") };
+    let Outcome::Affected { rows: count, .. } = session.execute(&insert, Params::Batch(batch), None).await.unwrap()
+    else {
+        panic!("a count")
+    };
     assert_eq!(count, 3);
     assert_eq!(rows(&session, "SELECT name FROM t WHERE id >= 10 ORDER BY id").await, ["X", "∅", "Z"]);
 
@@ -129,7 +144,10 @@ async fn temporary_tables_belong_to_their_session() {
     run(&a, "CREATE TABLE t (x int); INSERT INTO t VALUES (1); CREATE TEMPORARY TABLE t (x int); INSERT INTO t VALUES (2), (3)").await;
     assert_eq!(rows(&a, "SELECT count(*) FROM t").await, ["2"]);
     assert_eq!(rows(&b, "SELECT count(*) FROM t").await, ["1"]);
-    assert_eq!(rows(&b, "SELECT count(*) FROM information_schema.tables WHERE table_type = 'LOCAL TEMPORARY'").await, ["0"]);
+    assert_eq!(
+        rows(&b, "SELECT count(*) FROM information_schema.tables WHERE table_type = 'LOCAL TEMPORARY'").await,
+        ["0"]
+    );
     a.close().await;
     assert!(a.run("SELECT 1").await.is_err());
     let c = world.admin();
@@ -148,7 +166,10 @@ async fn settings_are_a_closed_list() {
     assert_eq!(rows(&session, "SHOW statement_timeout").await, ["0"]);
     assert_eq!(fails(&session, "SET nonsense = 1").await.sqlstate, SqlState::UNDEFINED_OBJECT);
     run(&session, "CREATE SCHEMA s; SET search_path = s, public; CREATE TABLE t (x int)").await;
-    assert_eq!(rows(&session, "SELECT table_schema FROM information_schema.tables WHERE table_name = 't'").await, ["s"]);
+    assert_eq!(
+        rows(&session, "SELECT table_schema FROM information_schema.tables WHERE table_name = 't'").await,
+        ["s"]
+    );
     run(&session, "SET statement_timeout = 50").await;
     let slow = "SELECT count(*) FROM generate_series(1, 100000) AS a(x), generate_series(1, 100000) AS b(y)";
     assert_eq!(fails(&session, slow).await.sqlstate, SqlState::QUERY_CANCELED);
@@ -160,7 +181,13 @@ async fn running_statements_can_be_cancelled() {
     let session = world.admin();
     let running = {
         let session = session.clone();
-        tokio::spawn(async move { fails(&session, "SELECT count(*) FROM generate_series(1, 100000) AS a(x), generate_series(1, 100000) AS b(y)").await })
+        tokio::spawn(async move {
+            fails(
+                &session,
+                "SELECT count(*) FROM generate_series(1, 100000) AS a(x), generate_series(1, 100000) AS b(y)",
+            )
+            .await
+        })
     };
     loop {
         if let Some(query) = world.engine.queries().first() {

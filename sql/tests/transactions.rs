@@ -85,7 +85,10 @@ async fn an_error_among_the_rows_fails_the_transaction() {
     let world = World::new().await;
     let session = world.admin();
     run(&session, "CREATE TABLE t (id int PRIMARY KEY); BEGIN; INSERT INTO t VALUES (1)").await;
-    assert_eq!(fails(&session, "SELECT 1 / (x - 9) FROM generate_series(1, 10) AS g (x)").await.sqlstate, SqlState::DIVISION_BY_ZERO);
+    assert_eq!(
+        fails(&session, "SELECT 1 / (x - 9) FROM generate_series(1, 10) AS g (x)").await.sqlstate,
+        SqlState::DIVISION_BY_ZERO
+    );
     assert_eq!(fails(&session, "SELECT 1").await.sqlstate, SqlState::IN_FAILED_TRANSACTION);
     run(&session, "COMMIT").await;
     assert_eq!(rows(&session, "SELECT count(*) FROM t").await, ["0"]);
@@ -180,7 +183,8 @@ async fn a_rollback_puts_settings_back() {
     let world = World::new().await;
     let session = world.admin();
     let shown = async || rows(&session, "SHOW application_name").await.remove(0);
-    run(&session, "SET application_name = 'a'; BEGIN; SET application_name = 'b'; SET LOCAL application_name = 'c'").await;
+    run(&session, "SET application_name = 'a'; BEGIN; SET application_name = 'b'; SET LOCAL application_name = 'c'")
+        .await;
     assert_eq!(shown().await, "c");
     run(&session, "SAVEPOINT s; SET application_name = 'd'; ROLLBACK TO s").await;
     assert_eq!(shown().await, "c");
@@ -194,7 +198,10 @@ async fn a_rollback_puts_settings_back() {
     fails(&session, "SELECT 1/0").await;
     run(&session, "COMMIT").await;
     assert_eq!(shown().await, "y", "the transaction had failed");
-    assert_eq!(fails(&session, "SET default_transaction_isolation = 'serializable'").await.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
+    assert_eq!(
+        fails(&session, "SET default_transaction_isolation = 'serializable'").await.sqlstate,
+        SqlState::FEATURE_NOT_SUPPORTED
+    );
     assert_eq!(fails(&session, "SET lattice.max_staleness = '5s'").await.sqlstate, SqlState::INVALID_PARAMETER_VALUE);
 }
 
@@ -202,7 +209,12 @@ async fn a_rollback_puts_settings_back() {
 async fn statements_do_not_contain_themselves() {
     let world = World::new().await;
     let session = world.admin();
-    for sql in ["PREPARE a AS EXECUTE a", "PREPARE a AS PREPARE b AS SELECT 1", "PREPARE a AS EXPLAIN SELECT 1", "EXPLAIN EXPLAIN SELECT 1"] {
+    for sql in [
+        "PREPARE a AS EXECUTE a",
+        "PREPARE a AS PREPARE b AS SELECT 1",
+        "PREPARE a AS EXPLAIN SELECT 1",
+        "EXPLAIN EXPLAIN SELECT 1",
+    ] {
         assert_eq!(fails(&session, sql).await.sqlstate, SqlState::SYNTAX_ERROR, "{sql}");
     }
     let deep = format!("{} SELECT 1", "EXPLAIN ".repeat(100_000));

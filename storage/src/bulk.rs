@@ -67,7 +67,9 @@ impl BulkWriter {
         }
         if self.schema.has_hidden_key() && gives_hidden_keys(&self.schema, &rows)? {
             let table = self.schema.table;
-            return Err(Error::Invalid(format!("rows with hidden keys of their own cannot be bulk-written to table {table}")));
+            return Err(Error::Invalid(format!(
+                "rows with hidden keys of their own cannot be bulk-written to table {table}"
+            )));
         }
         self.rows += rows.num_rows() as u64;
         self.buffered_rows += rows.num_rows();

@@ -116,7 +116,9 @@ impl Command {
         let mut input = Reader::new(bytes);
         let version = input.u8()?;
         if version != COMMAND_VERSION {
-            return Err(Error::Corrupt(format!("log command of version {version}, this build reads {COMMAND_VERSION}")));
+            return Err(Error::Corrupt(format!(
+                "log command of version {version}, this build reads {COMMAND_VERSION}"
+            )));
         }
         let command = match input.u8()? {
             GROUP => {
@@ -260,10 +262,7 @@ pub(crate) fn decode_bitmap(bytes: &[u8]) -> Result<RoaringBitmap> {
 }
 
 pub(crate) fn encode_publish(out: &mut Writer, publish: &Publish) {
-    out.u32(publish.table.0)
-        .i64(publish.cut.0)
-        .varint(publish.current_version.0)
-        .varint(publish.history_version.0);
+    out.u32(publish.table.0).i64(publish.cut.0).varint(publish.current_version.0).varint(publish.history_version.0);
     encode_files(out, &publish.current);
     out.length(publish.removed.len());
     for file in &publish.removed {

@@ -83,7 +83,9 @@ pub enum Error {
         limit: String,
     },
     /// A writer waited in vain for room in the row tier.
-    #[error("the row tier is full (storage.row_tier = {limit_bytes} bytes) and no room came in {waited_ms} ms: {cause}")]
+    #[error(
+        "the row tier is full (storage.row_tier = {limit_bytes} bytes) and no room came in {waited_ms} ms: {cause}"
+    )]
     Stalled {
         /// The limit of the row tier.
         limit_bytes: usize,

@@ -373,7 +373,8 @@ impl Core {
             files = committed.files;
         }
         runtime::failpoint_hit("flush.committed");
-        let publish = difference(table.id, &published, files, cut, current_version, history, history_version, &adopted_ids);
+        let publish =
+            difference(table.id, &published, files, cut, current_version, history, history_version, &adopted_ids);
         drop(published);
         guard.armed = false;
         self.publish(publish, prepared).await?;
@@ -416,11 +417,7 @@ impl Core {
         if sources.len() < least.max(1) {
             return Ok(());
         }
-        let pin = self
-            .columns
-            .pin(table.id, Role::Current, published.current_version)
-            .await
-            .map_err(Error::part)?;
+        let pin = self.columns.pin(table.id, Role::Current, published.current_version).await.map_err(Error::part)?;
         let codec = KeyCodec::new(&schema)?;
         let all: Vec<usize> = (0..schema.columns.len()).collect();
         let mut batches: Vec<RecordBatch> = Vec::new();
@@ -548,8 +545,10 @@ impl Core {
         }
         order.sort_unstable();
         let rows = order.len();
-        let chunks: Vec<Vec<(usize, usize)>> =
-            order.chunks(BATCH_ROWS).map(|chunk| chunk.iter().map(|(_, batch, row)| (*batch, *row)).collect()).collect();
+        let chunks: Vec<Vec<(usize, usize)>> = order
+            .chunks(BATCH_ROWS)
+            .map(|chunk| chunk.iter().map(|(_, batch, row)| (*batch, *row)).collect())
+            .collect();
         let sorted = stream::iter(chunks.into_iter().map(move |chunk| -> Result<RecordBatch, BoxError> {
             Ok(interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &chunk)?)
         }));
@@ -625,7 +624,13 @@ impl Core {
         Ok(true)
     }
 
-    async fn commit_files(&self, table: TableId, role: Role, mut commit: Commit<'_>, cut: CommitTs) -> Result<columns::Committed> {
+    async fn commit_files(
+        &self,
+        table: TableId,
+        role: Role,
+        mut commit: Commit<'_>,
+        cut: CommitTs,
+    ) -> Result<columns::Committed> {
         commit.properties.insert("lattice.cut".into(), cut.to_string());
         let expected = self.compactor.head(table, role);
         self.compactor.unpublished.lock().insert((table, role));
@@ -792,7 +797,11 @@ impl Core {
         Ok(batches)
     }
 
-    async fn write_history_files(&self, schema: &Arc<StoredSchema>, batches: Vec<RecordBatch>) -> Result<Vec<FileMeta>> {
+    async fn write_history_files(
+        &self,
+        schema: &Arc<StoredSchema>,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Vec<FileMeta>> {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
             return Ok(Vec::new());
@@ -803,7 +812,14 @@ impl Core {
     }
 
     /// Writes batches to files.
-    async fn write<S>(&self, schema: &Arc<StoredSchema>, role: Role, rows: usize, batches: S, spec: WriteSpec) -> Result<Vec<FileMeta>>
+    async fn write<S>(
+        &self,
+        schema: &Arc<StoredSchema>,
+        role: Role,
+        rows: usize,
+        batches: S,
+        spec: WriteSpec,
+    ) -> Result<Vec<FileMeta>>
     where
         S: futures::Stream<Item = Result<RecordBatch, BoxError>> + Send,
     {

@@ -46,16 +46,16 @@ mod writes;
 pub use backup::{BackupReport, OnProgress, Progress};
 pub use base::RequestId;
 pub use bulk::BulkWriter;
-pub use columns::{RowFilter, passing};
 pub use codec::{self, KeyCodec, RowCodec, StoredColumn, StoredSchema};
+pub use columns::{RowFilter, passing};
 pub use error::{Error, Result};
 pub use options::{OnFatal, StoreOptions};
 pub use store::{Snapshot, Store};
 pub use transaction::{SavepointId, Transaction};
 pub use verify::{Problem, Verified, listing};
 pub use view::{
-    ColumnStatistics, Found, Locator, Partition, RowCount, ScanSpec, SystemColumns, TableView, ZoneCondition, ZoneFilter,
-    ZoneOp,
+    ColumnStatistics, Found, Locator, Partition, RowCount, ScanSpec, SystemColumns, TableView, ZoneCondition,
+    ZoneFilter, ZoneOp,
 };
 
 /// Who commits, and why: kept with the transaction.

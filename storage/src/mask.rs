@@ -36,9 +36,10 @@ struct Inner {
 impl Inner {
     /// A point is there only if no layer is earlier.
     fn closed_at(&self, offset: u32) -> Option<CommitTs> {
-        self.points.get(&offset).copied().or_else(|| {
-            self.layers.iter().filter(|(_, rows)| rows.contains(offset)).map(|&(ts, _)| ts).min()
-        })
+        self.points
+            .get(&offset)
+            .copied()
+            .or_else(|| self.layers.iter().filter(|(_, rows)| rows.contains(offset)).map(|&(ts, _)| ts).min())
     }
 }
 
@@ -67,7 +68,8 @@ impl FileMask {
         if inner.newest <= at {
             return inner.all.clone();
         }
-        let mut rows: RoaringBitmap = inner.points.iter().filter(|&(_, &ts)| ts <= at).map(|(&offset, _)| offset).collect();
+        let mut rows: RoaringBitmap =
+            inner.points.iter().filter(|&(_, &ts)| ts <= at).map(|(&offset, _)| offset).collect();
         for (ts, layer) in &inner.layers {
             if *ts <= at {
                 rows |= layer.as_ref();

@@ -236,7 +236,8 @@ fn current_address(writes: &TableCommit, key: &RowKey, predecessor: Predecessor)
     let follow = |mut address: RowAddress, from: usize| -> Result<RowAddress> {
         for (_, _, prepared) in inner.recent.iter().skip(from) {
             if let Some(relocation) = prepared.moved.get(&address.file) {
-                address = relocation.rows.get(address.offset as usize).copied().flatten().ok_or_else(|| conflict(table))?;
+                address =
+                    relocation.rows.get(address.offset as usize).copied().flatten().ok_or_else(|| conflict(table))?;
             }
         }
         Ok(address)
@@ -248,9 +249,12 @@ fn current_address(writes: &TableCommit, key: &RowKey, predecessor: Predecessor)
                 return Ok(None);
             }
             // A flush moved the row since it was read.
-            let found = inner.recent.iter().enumerate().rev().find_map(|(at, (_, _, prepared))| {
-                prepared.address(key).map(|address| (at, address))
-            });
+            let found = inner
+                .recent
+                .iter()
+                .enumerate()
+                .rev()
+                .find_map(|(at, (_, _, prepared))| prepared.address(key).map(|address| (at, address)));
             let (at, address) = found.ok_or_else(|| conflict(table))?;
             follow(address, at + 1)?
         }
@@ -326,7 +330,9 @@ impl Worker {
                     while group.commits.len() < GROUP_TRANSACTIONS && group.bytes < most {
                         match orders.try_recv() {
                             // A large one goes alone, so that it has the whole entry.
-                            Ok(Order::Commit { order, reply }) if !order.is_bulk() && group.bytes + order.bytes <= most => {
+                            Ok(Order::Commit { order, reply })
+                                if !order.is_bulk() && group.bytes + order.bytes <= most =>
+                            {
                                 self.admit(order, reply, &mut group);
                             }
                             Ok(other) => {
@@ -555,9 +561,10 @@ impl Worker {
             // A set of rows masked by a large transaction after the cut cannot be carried over to the rewritten files. Files
             // that go because all their rows went before the cut have nothing to carry over.
             let inner = table.inner.read();
-            let lost = prepared.moved.keys().any(|file| {
-                inner.masks.get(file).is_some_and(|mask| mask.has_layers_after(publish.cut))
-            });
+            let lost = prepared
+                .moved
+                .keys()
+                .any(|file| inner.masks.get(file).is_some_and(|mask| mask.has_layers_after(publish.cut)));
             let forgotten = inner.dropped.is_some() && inner.schemas.is_empty();
             if lost || forgotten {
                 drop(inner);
@@ -635,7 +642,8 @@ fn follow_masks(writes: &mut TableCommit) -> Result<()> {
             let Some(relocation) = prepared.moved.get(file) else { continue };
             for offset in rows {
                 // A row that was not carried over had been superseded before.
-                let address = relocation.rows.get(offset as usize).copied().flatten().ok_or_else(|| conflict(&writes.table))?;
+                let address =
+                    relocation.rows.get(offset as usize).copied().flatten().ok_or_else(|| conflict(&writes.table))?;
                 followed.entry(address.file).or_default().insert(address.offset);
             }
         }
@@ -691,11 +699,12 @@ fn check_validated(order: &CommitOrder, writes: &TableCommit) -> Result<(), Refu
     if writes.staged.is_empty() {
         return Ok(());
     }
-    let may_hold = |key: &RowKey| {
-        writes.staged.iter().enumerate().any(|(at, meta)| {
-            covers(meta, key) && writes.staged_stats.get(at).is_none_or(|stats| stats.may_hold(key))
-        })
-    };
+    let may_hold =
+        |key: &RowKey| {
+            writes.staged.iter().enumerate().any(|(at, meta)| {
+                covers(meta, key) && writes.staged_stats.get(at).is_none_or(|stats| stats.may_hold(key))
+            })
+        };
     // Versions that were flushed since are in the lists below.
     let scan = table.rows.scan(.., CommitTs::MAX, since.max(published.cut)).map_err(Error::part)?;
     for chunk in scan {

@@ -124,9 +124,7 @@ impl Store {
         ));
         let mut raft_options = raft::RaftOptions::single(1);
         raft_options.on_fatal = options.on_fatal.clone().map(|OnFatal(tell)| tell);
-        let raft = raft::Raft::open(journal.clone(), recovered, machine, raft_options)
-            .await
-            .map_err(Error::part)?;
+        let raft = raft::Raft::open(journal.clone(), recovered, machine, raft_options).await.map_err(Error::part)?;
         state.check()?;
         let compactor = if options.inspect {
             Compactor::inspect(&state, &columns).await

@@ -369,13 +369,20 @@ impl Transaction {
         self.replace(schema, keys.to_vec(), locators, vec![RowOp::Delete; keys.len()]).await
     }
 
-    async fn replace(&self, schema: &Arc<StoredSchema>, keys: Vec<RowKey>, locators: &[Locator], ops: Vec<RowOp>) -> Result<()> {
+    async fn replace(
+        &self,
+        schema: &Arc<StoredSchema>,
+        keys: Vec<RowKey>,
+        locators: &[Locator],
+        ops: Vec<RowOp>,
+    ) -> Result<()> {
         self.check_writable()?;
         let locked: Vec<RowKey> = {
             // Rows of this transaction's own files cannot be seen by others: no lock.
             let writes = self.shared.writes.lock();
             let own = writes.tables.get(&schema.table);
-            let mine = |locator: &Locator| own.is_some_and(|own| own.staged.iter().any(|meta| meta.file == locator.file));
+            let mine =
+                |locator: &Locator| own.is_some_and(|own| own.staged.iter().any(|meta| meta.file == locator.file));
             keys.iter().zip(locators).filter(|(_, locator)| !mine(locator)).map(|(key, _)| key.clone()).collect()
         };
         self.lock(schema.table, &locked).await?;
@@ -615,7 +622,9 @@ impl Transaction {
     pub(crate) async fn settle_deletions(&self, schema: &Arc<StoredSchema>) -> Result<()> {
         let own = self.shared.writes.lock().tables.get(&schema.table).cloned();
         match own {
-            Some(own) if own.rows.values().any(|write| write.op == RowOp::Delete) => self.spill(schema.table, own).await,
+            Some(own) if own.rows.values().any(|write| write.op == RowOp::Delete) => {
+                self.spill(schema.table, own).await
+            }
             _ => Ok(()),
         }
     }
@@ -670,7 +679,11 @@ impl Transaction {
                 let rows: Vec<bytes::Bytes> = chunk.iter().map(|(row, _)| row.clone()).collect();
                 let batch = codec.decode(&rows, &all)?;
                 let mut fields: Vec<_> = arrow_schema.fields().iter().cloned().collect();
-                fields.push(Arc::new(arrow::datatypes::Field::new(columns::OP_COLUMN, arrow::datatypes::DataType::UInt8, false)));
+                fields.push(Arc::new(arrow::datatypes::Field::new(
+                    columns::OP_COLUMN,
+                    arrow::datatypes::DataType::UInt8,
+                    false,
+                )));
                 let mut arrays = batch.columns().to_vec();
                 arrays.push(Arc::new(arrow::array::UInt8Array::from_iter_values(chunk.iter().map(|(_, op)| *op))));
                 Ok(RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), arrays)?)
@@ -785,7 +798,9 @@ pub(crate) fn gives_hidden_keys(schema: &StoredSchema, rows: &RecordBatch) -> Re
     if negative > 0 && negative < given.len() {
         let table = schema.table;
         let all = given.len();
-        return Err(Error::Invalid(format!("{negative} of {all} rows for table {table} have a hidden key: give all or none")));
+        return Err(Error::Invalid(format!(
+            "{negative} of {all} rows for table {table} have a hidden key: give all or none"
+        )));
     }
     Ok(negative > 0)
 }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
-    UInt8Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt8Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::compute::{filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, UInt8Type, UInt32Type};
@@ -74,7 +74,14 @@ pub struct ScanSpec {
 impl ScanSpec {
     /// All rows of some columns.
     pub fn new(columns: Vec<usize>) -> Self {
-        Self { columns, system: SystemColumns::default(), zones: None, filters: Vec::new(), batch_rows: 8192, limit: None }
+        Self {
+            columns,
+            system: SystemColumns::default(),
+            zones: None,
+            filters: Vec::new(),
+            batch_rows: 8192,
+            limit: None,
+        }
     }
 }
 
@@ -136,7 +143,12 @@ impl Locator {
         let at = batch.num_columns().checked_sub(2).ok_or_else(bad)?;
         let files = batch.column(at).as_primitive_opt::<arrow::datatypes::UInt64Type>().ok_or_else(bad)?;
         let offsets = batch.column(at + 1).as_primitive_opt::<UInt32Type>().ok_or_else(bad)?;
-        Ok(files.values().iter().zip(offsets.values()).map(|(&file, &offset)| Locator { file: FileId(file), offset }).collect())
+        Ok(files
+            .values()
+            .iter()
+            .zip(offsets.values())
+            .map(|(&file, &offset)| Locator { file: FileId(file), offset })
+            .collect())
     }
 }
 
@@ -369,7 +381,11 @@ impl TableView {
 
     /// Rows whose key lies in a range, over all tiers, in key order. Meant for narrow ranges: the result is gathered and
     /// sorted.
-    pub fn scan_range(&self, range: (Bound<RowKey>, Bound<RowKey>), spec: &ScanSpec) -> BoxStream<'static, Result<RecordBatch>> {
+    pub fn scan_range(
+        &self,
+        range: (Bound<RowKey>, Bound<RowKey>),
+        spec: &ScanSpec,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
         let view = self.clone();
         let spec = spec.clone();
         let limit = spec.limit;
@@ -394,7 +410,8 @@ impl TableView {
                     Bound::Unbounded => true,
                 };
                 if below && above {
-                    let of_file: Vec<RecordBatch> = view.clone().scan_file(at, None, wide.clone()).try_collect().await?;
+                    let of_file: Vec<RecordBatch> =
+                        view.clone().scan_file(at, None, wide.clone()).try_collect().await?;
                     batches.extend(of_file);
                 }
             }
@@ -632,8 +649,7 @@ impl TableView {
                     }
                 }
             } else {
-                let offsets =
-                    inner.columns.lookup(&file.meta, &inner.schema, &wanted).await.map_err(Error::part)?;
+                let offsets = inner.columns.lookup(&file.meta, &inner.schema, &wanted).await.map_err(Error::part)?;
                 let hits: Vec<(usize, u32)> =
                     candidates.iter().zip(offsets).filter_map(|(at, offset)| Some((*at, offset?))).collect();
                 let visible = self.visible(number, &hits.iter().map(|(_, offset)| *offset).collect::<Vec<_>>()).await?;
@@ -678,11 +694,8 @@ impl TableView {
             .collect();
         if view_file.needs_time_check(inner.at) {
             let system = columns::SystemColumns { tx_from: true, tx_to: true, op: false };
-            let times = inner
-                .columns
-                .take(&view_file.meta, &inner.schema, offsets, &[], system)
-                .await
-                .map_err(Error::part)?;
+            let times =
+                inner.columns.take(&view_file.meta, &inner.schema, offsets, &[], system).await.map_err(Error::part)?;
             let from = times.column(0).as_primitive::<Int64Type>();
             let to = times.column(1).as_primitive::<Int64Type>();
             for (row, visible) in visible.iter_mut().enumerate() {
@@ -728,7 +741,12 @@ impl TableView {
     }
 
     /// Reads the visible rows of one file.
-    fn scan_file(self, file: usize, range: Option<Range<u32>>, spec: ScanSpec) -> BoxStream<'static, Result<RecordBatch>> {
+    fn scan_file(
+        self,
+        file: usize,
+        range: Option<Range<u32>>,
+        spec: ScanSpec,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
         let start = async move {
             let inner = Arc::clone(&self.inner);
             let view_file = &inner.files[file];
@@ -777,8 +795,8 @@ impl TableView {
                     batch = passing(filter_record_batch(&batch, &visible)?, &spec.filters).map_err(Error::part)?;
                 }
                 view.inner.column_rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                let offsets = offsets_read
-                    .then(|| batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>().clone());
+                let offsets =
+                    offsets_read.then(|| batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>().clone());
                 view.finish_file_batch(view_file, batch, &spec, read_system, offsets)
             });
             Ok::<_, Error>(finished.try_filter(|batch| std::future::ready(batch.num_rows() > 0)))
@@ -842,7 +860,11 @@ impl TableView {
     }
 
     /// Reads the row tier and the transaction's own buffer.
-    fn scan_rows(self, range: (Bound<RowKey>, Bound<RowKey>), spec: ScanSpec) -> BoxStream<'static, Result<RecordBatch>> {
+    fn scan_rows(
+        self,
+        range: (Bound<RowKey>, Bound<RowKey>),
+        spec: ScanSpec,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
         let inner = Arc::clone(&self.inner);
         let truncated = self.own().is_some_and(|own| own.truncated);
         let scan = if inner.row_pin.is_none() || truncated {
@@ -1019,7 +1041,10 @@ fn merge_bound(known: Option<ArrayRef>, new: Option<ArrayRef>, least: bool) -> O
 }
 
 /// Cuts a stream off after `limit` rows.
-fn limited(batches: BoxStream<'static, Result<RecordBatch>>, limit: Option<usize>) -> BoxStream<'static, Result<RecordBatch>> {
+fn limited(
+    batches: BoxStream<'static, Result<RecordBatch>>,
+    limit: Option<usize>,
+) -> BoxStream<'static, Result<RecordBatch>> {
     let Some(limit) = limit else { return batches };
     batches
         .scan(limit, |left, batch| {

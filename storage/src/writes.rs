@@ -381,7 +381,9 @@ mod tests {
         let kinds: [(&str, fn(u64) -> Predecessor); 3] = [
             ("inserts", |_| Predecessor::Nothing),
             ("updates of new rows", |_| Predecessor::RowTier),
-            ("updates of old rows", |id| Predecessor::Columns(RowAddress { file: FileId(2 + id / 512), offset: id as u32 })),
+            ("updates of old rows", |id| {
+                Predecessor::Columns(RowAddress { file: FileId(2 + id / 512), offset: id as u32 })
+            }),
         ];
         for (kind, predecessor) in kinds {
             let (few, many) = (visited(1_000, predecessor), visited(10_000, predecessor));

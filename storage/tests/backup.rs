@@ -453,7 +453,11 @@ async fn a_backup_that_dies_leaves_the_one_before_it_whole() {
         let store = open(&source).await;
         store.flush(None).await.expect("flush");
         let next = store.backup(&url(&backup), silent()).await.expect("backup");
-        assert_eq!(files(&backup).len() as u64, next.objects + 2, "{failpoint}: files, checkpoint, manifest and identity");
+        assert_eq!(
+            files(&backup).len() as u64,
+            next.objects + 2,
+            "{failpoint}: files, checkpoint, manifest and identity"
+        );
         verify(&backup).await.expect("sound");
     }
 }

@@ -202,7 +202,8 @@ async fn a_commit_whose_caller_goes_keeps_its_locks_until_it_is_decided() {
     until("the end", || gone.is_finished()).await;
     let refused = gone.commit().await;
     assert!(matches!(refused, Err(Error::TransactionEnded)), "{refused:?}");
-    let mut all = expected(&[(0, "old"), (1, "old"), (2, "old"), (10, "changed"), (11, "new"), (12, "new"), (13, "new")]);
+    let mut all =
+        expected(&[(0, "old"), (1, "old"), (2, "old"), (10, "changed"), (11, "new"), (12, "new"), (13, "new")]);
     all.extend([(100, "loaded".to_owned()), (101, "loaded".to_owned())]);
     stays(&disk, &store, &schema, &all).await;
 }

@@ -60,7 +60,12 @@ fn script(seed: u64) -> (Vec<Step>, Vec<BTreeMap<i64, String>>) {
     (steps, states)
 }
 
-async fn perform(store: &storage::Store, schema: &std::sync::Arc<storage::StoredSchema>, step: &Step, known: &BTreeMap<i64, String>) {
+async fn perform(
+    store: &storage::Store,
+    schema: &std::sync::Arc<storage::StoredSchema>,
+    step: &Step,
+    known: &BTreeMap<i64, String>,
+) {
     let transaction = begin(store).await;
     match step {
         Step::Small(changes) => {
@@ -112,7 +117,13 @@ async fn child() {
 }
 
 /// Runs the child until it dies; returns how many transactions it had acknowledged, and whether it finished.
-fn run_child(folder: &Path, seed: u64, start: usize, failpoint: Option<&str>, kill_after: Option<Duration>) -> (usize, bool) {
+fn run_child(
+    folder: &Path,
+    seed: u64,
+    start: usize,
+    failpoint: Option<&str>,
+    kill_after: Option<Duration>,
+) -> (usize, bool) {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command
         .args(["child", "--exact", "--nocapture", "--test-threads", "1"])
@@ -150,7 +161,8 @@ async fn check(folder: &Path, seed: u64, acked: usize, what: &str) -> usize {
     let store = open(folder).await;
     let seen = now(&store, &schema).await;
     let whole = [acked, acked + 1].into_iter().find(|&count| states.get(count) == Some(&seen));
-    let count = whole.unwrap_or_else(|| panic!("{what}: after {acked} acknowledged transactions the table is {seen:?}"));
+    let count =
+        whole.unwrap_or_else(|| panic!("{what}: after {acked} acknowledged transactions the table is {seen:?}"));
     // Moving everything to columns must not change the answer either.
     store.flush(None).await.expect("flush");
     assert_eq!(now(&store, &schema).await, seen, "{what}: after a flush");

@@ -37,7 +37,11 @@ async fn run(seed: u64, steps: usize) {
                         next.insert(id, value);
                     }
                 }
-                assert_eq!(contents(&transaction.view(&schema).expect("view")).await, next, "own view, seed {seed} step {step}");
+                assert_eq!(
+                    contents(&transaction.view(&schema).expect("view")).await,
+                    next,
+                    "own view, seed {seed} step {step}"
+                );
                 if rng.below(5) == 0 {
                     transaction.rollback();
                 } else {

@@ -328,7 +328,10 @@ async fn a_row_that_is_deleted_and_loaded_again_is_a_row_like_any_other() {
         let transaction = begin(&store).await;
         delete(&transaction, &schema, &[1, 2, 3]).await.expect("delete");
         let mut writer = transaction.bulk(&schema).expect("bulk");
-        writer.write(rows(&schema, &[(1, "loaded"), (2, "loaded"), (3, "loaded"), (4, "loaded")])).await.expect("write");
+        writer
+            .write(rows(&schema, &[(1, "loaded"), (2, "loaded"), (3, "loaded"), (4, "loaded")]))
+            .await
+            .expect("write");
         writer.finish().await.expect("finish");
         assert_eq!(locators(&transaction.view(&schema).expect("view"), &[1, 2, 3, 4]).await.len(), 4);
         update(&transaction, &schema, &[(2, "changed"), (4, "changed")]).await.expect("update");
@@ -414,7 +417,10 @@ async fn a_second_store_on_the_folder_is_refused_and_so_is_a_foreign_folder() {
     let foreign = tempfile::tempdir().expect("folder");
     std::fs::write(foreign.path().join("precious.txt"), "mine").expect("write");
     let refused = Store::open(runtime::Runtime::real(), quiet(foreign.path())).await;
-    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("not a LatticeDB data folder")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_err_and(|error| error.to_string().contains("not a LatticeDB data folder")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -474,7 +480,8 @@ async fn given_hidden_keys_are_kept_or_refused() {
     let store = open(folder.path()).await;
     create(&store, &schema).await;
     let batch = |stamps: &[i64]| -> RecordBatch {
-        let values: ArrayRef = Arc::new(StringArray::from_iter_values(stamps.iter().map(|stamp| format!("row {stamp}"))));
+        let values: ArrayRef =
+            Arc::new(StringArray::from_iter_values(stamps.iter().map(|stamp| format!("row {stamp}"))));
         let stamps: ArrayRef = Arc::new(Int64Array::from(stamps.to_vec()));
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![0; stamps.len()]));
         RecordBatch::try_new(Arc::clone(schema.arrow()), vec![values, stamps, numbers]).expect("the columns fit")

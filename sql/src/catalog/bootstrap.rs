@@ -82,7 +82,13 @@ async fn create(store: &Store) -> Result<()> {
     transaction.define(objects_schema()).map_err(Error::classified)?;
     transaction.define(names_schema()).map_err(Error::classified)?;
     let mut writer = CatalogWriter::new(&transaction, Arc::new(Catalog::default()));
-    let public = SchemaObject { id: PUBLIC_SCHEMA, name: PUBLIC.to_owned(), comment: None, session: None, owner: Some("admin".to_owned()) };
+    let public = SchemaObject {
+        id: PUBLIC_SCHEMA,
+        name: PUBLIC.to_owned(),
+        comment: None,
+        session: None,
+        owner: Some("admin".to_owned()),
+    };
     writer.create(Object::Schema(public)).await?;
     transaction.commit().await.map_err(Error::classified)?;
     Ok(())

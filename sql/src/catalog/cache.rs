@@ -75,7 +75,8 @@ impl CatalogCache {
         let newest = store.now();
         let catalog = Arc::new(read(snapshot).await?);
         let mut known = self.known.lock();
-        let undisturbed = quiet && self.changing.load(Ordering::Acquire) == 0 && self.changed.load(Ordering::Acquire) == before;
+        let undisturbed =
+            quiet && self.changing.load(Ordering::Acquire) == 0 && self.changed.load(Ordering::Acquire) == before;
         let current = undisturbed && snapshot.ts() >= newest;
         let until = if current { CommitTs::MAX } else { snapshot.ts() };
         known.insert(catalog.since, Entry { catalog: catalog.clone(), until });
@@ -131,10 +132,11 @@ async fn read(snapshot: &Snapshot) -> Result<Catalog> {
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(Error::classified)?;
             let ids = batch.column(0).as_any().downcast_ref::<Int64Array>().ok_or_else(|| damaged("ids"))?;
-            let documents = batch.column(1).as_any().downcast_ref::<StringArray>().ok_or_else(|| damaged("documents"))?;
+            let documents =
+                batch.column(1).as_any().downcast_ref::<StringArray>().ok_or_else(|| damaged("documents"))?;
             for row in 0..batch.num_rows() {
-                let document: Document =
-                    serde_json::from_str(documents.value(row)).map_err(|error| damaged(&format!("object {}: {error}", ids.value(row))))?;
+                let document: Document = serde_json::from_str(documents.value(row))
+                    .map_err(|error| damaged(&format!("object {}: {error}", ids.value(row))))?;
                 if document.format > OBJECT_FORMAT {
                     return Err(Error::unsupported(format!("catalog format {}", document.format)));
                 }

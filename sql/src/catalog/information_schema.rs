@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 
-use super::{CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, Sequence, SqlType, TableEntry, View};
+use super::{
+    CATALOG_NAME, FIRST_SESSION_SCHEMA, INFORMATION_SCHEMA, LATTICE_SCHEMA, PG_CATALOG, Relation, Sequence, SqlType,
+    TableEntry, View,
+};
 use crate::Result;
 use crate::plan::Scope;
 
@@ -55,7 +60,14 @@ const VIEWS: &[(&str, &str, &[(&str, Kind)])] = &[
     (
         INFORMATION_SCHEMA,
         "tables",
-        &[("table_catalog", Text), ("table_schema", Text), ("table_name", Text), ("table_type", Text), ("is_insertable_into", Text), ("commit_action", Text)],
+        &[
+            ("table_catalog", Text),
+            ("table_schema", Text),
+            ("table_name", Text),
+            ("table_type", Text),
+            ("is_insertable_into", Text),
+            ("commit_action", Text),
+        ],
     ),
     (
         INFORMATION_SCHEMA,
@@ -85,7 +97,14 @@ const VIEWS: &[(&str, &str, &[(&str, Kind)])] = &[
     (
         INFORMATION_SCHEMA,
         "views",
-        &[("table_catalog", Text), ("table_schema", Text), ("table_name", Text), ("view_definition", Text), ("check_option", Text), ("is_updatable", Text)],
+        &[
+            ("table_catalog", Text),
+            ("table_schema", Text),
+            ("table_name", Text),
+            ("view_definition", Text),
+            ("check_option", Text),
+            ("is_updatable", Text),
+        ],
     ),
     (
         INFORMATION_SCHEMA,
@@ -188,20 +207,51 @@ const VIEWS: &[(&str, &str, &[(&str, Kind)])] = &[
             ("history_version", Number),
         ],
     ),
-    (LATTICE_SCHEMA, "indexes", &[("index_id", Number), ("schema_name", Text), ("table_name", Text), ("index_name", Text), ("columns", Text), ("is_unique", Flag)]),
+    (
+        LATTICE_SCHEMA,
+        "indexes",
+        &[
+            ("index_id", Number),
+            ("schema_name", Text),
+            ("table_name", Text),
+            ("index_name", Text),
+            ("columns", Text),
+            ("is_unique", Flag),
+        ],
+    ),
     (
         LATTICE_SCHEMA,
         "queries",
-        &[("id", Number), ("session", Number), ("principal", Text), ("state", Text), ("started_at", Time), ("rows", Number), ("progress", Share), ("sql", Text)],
+        &[
+            ("id", Number),
+            ("session", Number),
+            ("principal", Text),
+            ("state", Text),
+            ("started_at", Time),
+            ("rows", Number),
+            ("progress", Share),
+            ("sql", Text),
+        ],
     ),
     (LATTICE_SCHEMA, "settings", &[("name", Text), ("setting", Text), ("description", Text)]),
     (LATTICE_SCHEMA, "metrics", &[("name", Text), ("value", Number)]),
     (PG_CATALOG, "pg_namespace", &[("oid", Number), ("nspname", Text)]),
-    (PG_CATALOG, "pg_class", &[("oid", Number), ("relname", Text), ("relnamespace", Number), ("relkind", Text), ("reltuples", Number)]),
+    (
+        PG_CATALOG,
+        "pg_class",
+        &[("oid", Number), ("relname", Text), ("relnamespace", Number), ("relkind", Text), ("reltuples", Number)],
+    ),
     (
         PG_CATALOG,
         "pg_attribute",
-        &[("attrelid", Number), ("attname", Text), ("attnum", Small), ("attnotnull", Flag), ("atttypname", Text), ("attisdropped", Flag)],
+        &[
+            ("attrelid", Number),
+            ("attname", Text),
+            ("attnum", Small),
+            ("attnotnull", Flag),
+            ("atttypname", Text),
+            ("attisdropped", Flag),
+        ],
     ),
     (PG_CATALOG, "pg_tables", &[("schemaname", Text), ("tablename", Text), ("tableowner", Text), ("hasindexes", Flag)]),
     (PG_CATALOG, "pg_views", &[("schemaname", Text), ("viewname", Text), ("definition", Text)]),
@@ -416,7 +466,15 @@ fn constraints(scope: &Scope) -> Vec<ConstraintFacts> {
     let mut all = Vec::new();
     for (schema, table) in shown_tables(scope) {
         let mut push = |name: &str, kind, columns: &[u32], foreign, clause| {
-            all.push(ConstraintFacts { schema: schema.clone(), table: table.clone(), name: name.to_owned(), kind, columns: columns.to_vec(), foreign, clause });
+            all.push(ConstraintFacts {
+                schema: schema.clone(),
+                table: table.clone(),
+                name: name.to_owned(),
+                kind,
+                columns: columns.to_vec(),
+                foreign,
+                clause,
+            });
         };
         if let Some(key) = &table.def.primary_key {
             push(&key.name, "PRIMARY KEY", &key.columns, None, None);
@@ -464,13 +522,34 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
             let mut rows = Vec::new();
             for (schema, table) in shown_tables(scope) {
                 let kind = if table.temporary { "LOCAL TEMPORARY" } else { "BASE TABLE" };
-                rows.push(vec![text(CATALOG_NAME), text(schema), text(&*table.def.name), text(kind), yes_no(true), maybe(table.def.on_commit.clone())]);
+                rows.push(vec![
+                    text(CATALOG_NAME),
+                    text(schema),
+                    text(&*table.def.name),
+                    text(kind),
+                    yes_no(true),
+                    maybe(table.def.on_commit.clone()),
+                ]);
             }
             for (schema, view) in shown_views(scope) {
-                rows.push(vec![text(CATALOG_NAME), text(schema), text(&*view.name), text("VIEW"), yes_no(false), maybe(None)]);
+                rows.push(vec![
+                    text(CATALOG_NAME),
+                    text(schema),
+                    text(&*view.name),
+                    text("VIEW"),
+                    yes_no(false),
+                    maybe(None),
+                ]);
             }
             for (schema, name, _) in VIEWS {
-                rows.push(vec![text(CATALOG_NAME), text(*schema), text(*name), text("VIEW"), yes_no(false), maybe(None)]);
+                rows.push(vec![
+                    text(CATALOG_NAME),
+                    text(*schema),
+                    text(*name),
+                    text("VIEW"),
+                    yes_no(false),
+                    maybe(None),
+                ]);
             }
             rows
         }
@@ -511,7 +590,8 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
             }
             for (schema, name, arrow) in all() {
                 for (ordinal, field) in arrow.fields().iter().enumerate() {
-                    let sql_type = SqlType::from_arrow(field).map_or_else(|_| "text".to_owned(), |sql_type| sql_type.name().to_owned());
+                    let sql_type = SqlType::from_arrow(field)
+                        .map_or_else(|_| "text".to_owned(), |sql_type| sql_type.name().to_owned());
                     rows.push(column_row(ColumnFacts {
                         schema,
                         table: name,
@@ -529,7 +609,16 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
             rows
         }
         (INFORMATION_SCHEMA, "views") => shown_views(scope)
-            .map(|(schema, view)| vec![text(CATALOG_NAME), text(schema), text(&*view.name), text(&*view.query), text("NONE"), yes_no(false)])
+            .map(|(schema, view)| {
+                vec![
+                    text(CATALOG_NAME),
+                    text(schema),
+                    text(&*view.name),
+                    text(&*view.query),
+                    text("NONE"),
+                    yes_no(false),
+                ]
+            })
             .collect(),
         (INFORMATION_SCHEMA, "table_constraints") => constraints(scope)
             .into_iter()
@@ -667,7 +756,8 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
                     .indexes
                     .iter()
                     .map(|index| {
-                        let columns: Vec<&str> = index.def.columns.iter().map(|&id| table.def.column_name(id)).collect();
+                        let columns: Vec<&str> =
+                            index.def.columns.iter().map(|&id| table.def.column_name(id)).collect();
                         vec![
                             Cell::Number(Some(i64::from(index.def.id))),
                             text(&*schema),
@@ -747,7 +837,13 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
             .filter(|relation| shown(scope, relation.schema()).is_some())
             .map(|relation| {
                 let (kind, rows) = match relation {
-                    Relation::Table(table) => ("r", scope.reader.view(&table.stored).map_or(-1, |view| i64::try_from(view.row_count().rows).unwrap_or(-1))),
+                    Relation::Table(table) => (
+                        "r",
+                        scope
+                            .reader
+                            .view(&table.stored)
+                            .map_or(-1, |view| i64::try_from(view.row_count().rows).unwrap_or(-1)),
+                    ),
                     Relation::View(_) => ("v", 0),
                     Relation::Sequence(_) => ("S", 1),
                     Relation::Index(_) => ("i", 0),
@@ -796,10 +892,15 @@ fn rows(scope: &Scope, schema: &str, name: &str) -> Vec<Vec<Cell>> {
                     .indexes
                     .iter()
                     .map(|index| {
-                        let columns: Vec<&str> = index.def.columns.iter().map(|&id| table.def.column_name(id)).collect();
+                        let columns: Vec<&str> =
+                            index.def.columns.iter().map(|&id| table.def.column_name(id)).collect();
                         let unique = if index.def.unique { "UNIQUE " } else { "" };
-                        let definition =
-                            format!("CREATE {unique}INDEX {} ON {schema}.{} USING btree ({})", index.def.name, table.def.name, columns.join(", "));
+                        let definition = format!(
+                            "CREATE {unique}INDEX {} ON {schema}.{} USING btree ({})",
+                            index.def.name,
+                            table.def.name,
+                            columns.join(", ")
+                        );
                         vec![text(&*schema), text(&*table.def.name), text(&*index.def.name), text(definition)]
                     })
                     .collect::<Vec<_>>()

@@ -28,8 +28,8 @@ pub(crate) use bootstrap::{
 };
 pub(crate) use cache::CatalogCache;
 pub(crate) use objects::{
-    Action, Check, Column, ForeignKey, Identity, Index, IndexEntry, Object, ObjectId, PrimaryKey, SchemaObject, Sequence, Table, TableEntry,
-    UniqueKey, View, ViewRead,
+    Action, Check, Column, ForeignKey, Identity, Index, IndexEntry, Object, ObjectId, PrimaryKey, SchemaObject,
+    Sequence, Table, TableEntry, UniqueKey, View, ViewRead,
 };
 pub(crate) use typing::SqlType;
 pub(crate) use writer::CatalogWriter;
@@ -167,7 +167,6 @@ impl Catalog {
         Self::build(self.since, objects)
     }
 
-
     pub(crate) fn object(&self, id: ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(&id)
     }
@@ -233,13 +232,19 @@ impl Catalog {
     pub(crate) fn find(&self, schema: Option<&str>, name: &str, path: &[String]) -> Option<&Relation> {
         match schema {
             Some(schema) => self.schema(schema).and_then(|schema| self.relation(schema.id, name)),
-            None => path.iter().filter_map(|schema| self.schema(schema)).find_map(|schema| self.relation(schema.id, name)),
+            None => {
+                path.iter().filter_map(|schema| self.schema(schema)).find_map(|schema| self.relation(schema.id, name))
+            }
         }
     }
 
     /// What must go or be changed when `id` goes: views that read it.
     pub(crate) fn dependents(&self, id: ObjectId) -> Vec<Relation> {
-        self.relations.values().filter(|relation| matches!(relation, Relation::View(view) if view.depends.contains(&id))).cloned().collect()
+        self.relations
+            .values()
+            .filter(|relation| matches!(relation, Relation::View(view) if view.depends.contains(&id)))
+            .cloned()
+            .collect()
     }
 
     /// Sequences that belong to a table.
@@ -247,7 +252,9 @@ impl Catalog {
         self.relations
             .values()
             .filter_map(|relation| match relation {
-                Relation::Sequence(sequence) if sequence.owned_by.is_some_and(|(owner, _)| owner == table) => Some(sequence.clone()),
+                Relation::Sequence(sequence) if sequence.owned_by.is_some_and(|(owner, _)| owner == table) => {
+                    Some(sequence.clone())
+                }
                 _ => None,
             })
             .collect()

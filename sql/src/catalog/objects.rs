@@ -417,12 +417,25 @@ impl TableEntry {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let stored = Arc::new(StoredSchema::new(TableId(def.id), SchemaVersion(def.version), columns, def.key_positions()));
+        let stored =
+            Arc::new(StoredSchema::new(TableId(def.id), SchemaVersion(def.version), columns, def.key_positions()));
         let visible: Vec<usize> = def.live().map(|(position, _)| position).collect();
         let arrow = Arc::new(Schema::new(
-            visible.iter().map(|&at| types[at].field(&def.columns[at].name, def.columns[at].nullable)).collect::<Vec<_>>(),
+            visible
+                .iter()
+                .map(|&at| types[at].field(&def.columns[at].name, def.columns[at].nullable))
+                .collect::<Vec<_>>(),
         ));
-        Ok(Self { def, stored, visible, arrow, types, indexes: Vec::new(), referenced_by: Vec::new(), temporary: false })
+        Ok(Self {
+            def,
+            stored,
+            visible,
+            arrow,
+            types,
+            indexes: Vec::new(),
+            referenced_by: Vec::new(),
+            temporary: false,
+        })
     }
 
     pub(crate) fn id(&self) -> TableId {
@@ -453,7 +466,10 @@ impl IndexEntry {
             .columns
             .iter()
             .map(|&id| {
-                table.def.position_of(id).ok_or_else(|| Error::internal(format!("index {} names a missing column", def.name)))
+                table
+                    .def
+                    .position_of(id)
+                    .ok_or_else(|| Error::internal(format!("index {} names a missing column", def.name)))
             })
             .collect::<Result<Vec<_>>>()?;
         let key = table.def.key_positions();

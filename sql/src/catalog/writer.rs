@@ -142,8 +142,10 @@ impl<'a> CatalogWriter<'a> {
     }
 
     async fn delete_name(&self, object: &Object) -> Result<()> {
-        let key: Vec<ArrayRef> =
-            vec![Arc::new(Int64Array::from(vec![i64::from(object.schema())])), Arc::new(StringArray::from(vec![object.name()]))];
+        let key: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![i64::from(object.schema())])),
+            Arc::new(StringArray::from(vec![object.name()])),
+        ];
         self.delete(&names_schema(), key).await
     }
 
@@ -176,7 +178,9 @@ fn object_row(object: &Object) -> Result<RecordBatch> {
 
 fn duplicate(object: &Object) -> Error {
     match object {
-        Object::Schema(schema) => Error::state(SqlState::DUPLICATE_SCHEMA, format!("schema \"{}\" already exists", schema.name)),
+        Object::Schema(schema) => {
+            Error::state(SqlState::DUPLICATE_SCHEMA, format!("schema \"{}\" already exists", schema.name))
+        }
         other => Error::state(SqlState::DUPLICATE_TABLE, format!("relation \"{}\" already exists", other.name())),
     }
 }

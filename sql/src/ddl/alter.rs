@@ -16,7 +16,9 @@ use sqlparser::ast;
 use super::table::{check_default, check_expressions, check_identity_type, column, constraint, identity, publish};
 use super::{index, needed, new_id, take_definition, view, writer};
 use crate::catalog::objects::encode_value;
-use crate::catalog::{CatalogWriter, FIRST_SESSION_SCHEMA, Index, Object, ObjectId, Relation, SqlType, Table, TableEntry};
+use crate::catalog::{
+    CatalogWriter, FIRST_SESSION_SCHEMA, Index, Object, ObjectId, Relation, SqlType, Table, TableEntry,
+};
 use crate::dml::run_query;
 use crate::parse::statement::{self as st, AlterOperation, ObjectKind};
 use crate::plan::{Binder, Scope, cast_to_array, fold, identifier, parse_expr, qualified, select, table_factor};
@@ -81,7 +83,8 @@ fn refuse_views(scope: &Scope, table: &TableEntry, what: &str) -> Result<()> {
     if views.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = views.iter().map(|view| format!("view {} depends on table {}", view.name(), table.def.name)).collect();
+    let list: Vec<String> =
+        views.iter().map(|view| format!("view {} depends on table {}", view.name(), table.def.name)).collect();
     Err(Error::state(SqlState::FEATURE_NOT_SUPPORTED, format!("cannot {what} of a table used by a view"))
         .with_detail(list.join("\n"))
         .with_hint("drop the views first and create them again"))
@@ -114,10 +117,16 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             let at = find(table, from)?;
             let to = fold(to);
             if def.position(&to).is_some() {
-                return Err(Error::state(SqlState::DUPLICATE_COLUMN, format!("column \"{to}\" of relation \"{}\" already exists", def.name)));
+                return Err(Error::state(
+                    SqlState::DUPLICATE_COLUMN,
+                    format!("column \"{to}\" of relation \"{}\" already exists", def.name),
+                ));
             }
             if crate::scan::HIDDEN.contains(&to.as_str()) {
-                return Err(Error::state(SqlState::RESERVED_NAME, format!("column name \"{to}\" is reserved for the system")));
+                return Err(Error::state(
+                    SqlState::RESERVED_NAME,
+                    format!("column name \"{to}\" is reserved for the system"),
+                ));
             }
             refuse_views(scope, table, "rename a column")?;
             let old = std::mem::replace(&mut def.columns[at].name, to.clone());
@@ -144,7 +153,9 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
                 check.name = to;
             } else if let Some(key) = def.foreign_keys.iter_mut().find(|key| key.name == from) {
                 key.name = to;
-            } else if let Some(index) = table.indexes.iter().find(|index| index.def.constraint && index.def.name == from) {
+            } else if let Some(index) =
+                table.indexes.iter().find(|index| index.def.constraint && index.def.name == from)
+            {
                 let mut writer = writer(scope, &txn);
                 writer.replace(Object::Index(Index { name: to, ..index.def.clone() })).await?;
                 txn.set_catalog(writer.catalog().clone());
@@ -154,11 +165,16 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             }
             put(scope, def, false).await?;
         }
-        AlterOperation::AddConstraint { constraint: definition, not_valid } => return add_constraint(scope, table, definition, *not_valid).await,
-        AlterOperation::DropConstraint { name, if_exists, cascade } => return drop_constraint(scope, table, &fold(name), *if_exists, *cascade).await,
+        AlterOperation::AddConstraint { constraint: definition, not_valid } => {
+            return add_constraint(scope, table, definition, *not_valid).await;
+        }
+        AlterOperation::DropConstraint { name, if_exists, cascade } => {
+            return drop_constraint(scope, table, &fold(name), *if_exists, *cascade).await;
+        }
         AlterOperation::ValidateConstraint(name) => {
             let name = fold(name);
-            let known = def.checks.iter().any(|check| check.name == name) || def.foreign_keys.iter().any(|key| key.name == name);
+            let known = def.checks.iter().any(|check| check.name == name)
+                || def.foreign_keys.iter().any(|key| key.name == name);
             if !known {
                 return Err(no_constraint(table, &name));
             }
@@ -174,15 +190,20 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             if *not_null {
                 validate_not_null(scope, table, at).await?;
             } else if def.primary_key.as_ref().is_some_and(|key| key.columns.contains(&def.columns[at].id)) {
-                return Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, format!("column \"{}\" is in a primary key", def.columns[at].name)));
+                return Err(Error::state(
+                    SqlState::INVALID_TABLE_DEFINITION,
+                    format!("column \"{}\" is in a primary key", def.columns[at].name),
+                ));
             }
             def.columns[at].nullable = !not_null;
             put(scope, def, true).await?;
         }
         AlterOperation::SetDefault { column, default } => {
             let at = find(table, column)?;
-            def.columns[at].default =
-                default.as_ref().map(|default| check_default(scope, default, &table.types[at], &table.def.columns[at].name)).transpose()?;
+            def.columns[at].default = default
+                .as_ref()
+                .map(|default| check_default(scope, default, &table.types[at], &table.def.columns[at].name))
+                .transpose()?;
             put(scope, def, false).await?;
         }
         AlterOperation::SetType { column, data_type, using } => {
@@ -192,7 +213,8 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             let at = find(table, column)?;
             check_identity_type(&table.types[at])?;
             let refused = |what: &str| {
-                let text = format!("column \"{}\" of relation \"{}\" {what}", table.def.columns[at].name, table.def.name);
+                let text =
+                    format!("column \"{}\" of relation \"{}\" {what}", table.def.columns[at].name, table.def.name);
                 Error::state(SqlState::OBJECT_NOT_IN_STATE, text)
             };
             if def.columns[at].identity.is_some() {
@@ -204,12 +226,16 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             if def.columns[at].nullable {
                 return Err(Error::state(
                     SqlState::OBJECT_NOT_IN_STATE,
-                    format!("column \"{}\" of relation \"{}\" must be declared NOT NULL before identity can be added", def.columns[at].name, def.name),
+                    format!(
+                        "column \"{}\" of relation \"{}\" must be declared NOT NULL before identity can be added",
+                        def.columns[at].name, def.name
+                    ),
                 ));
             }
             let mut writer = writer(scope, &txn);
             let place = (def.columns[at].id, def.columns[at].name.as_str());
-            let identity = identity(scope, &mut writer, (id, def.schema, &def.name), place, &table.types[at], definition).await?;
+            let identity =
+                identity(scope, &mut writer, (id, def.schema, &def.name), place, &table.types[at], definition).await?;
             txn.set_catalog(writer.catalog().clone());
             def.columns[at].identity = Some(identity);
             let scope = scope.with_catalog(writer.catalog().clone());
@@ -220,7 +246,10 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             let Some(identity) = &mut def.columns[at].identity else {
                 return Err(Error::state(
                     SqlState::OBJECT_NOT_IN_STATE,
-                    format!("column \"{}\" of relation \"{}\" is not an identity column", table.def.columns[at].name, table.def.name),
+                    format!(
+                        "column \"{}\" of relation \"{}\" is not an identity column",
+                        table.def.columns[at].name, table.def.name
+                    ),
                 ));
             };
             identity.always = always.unwrap_or(identity.always);
@@ -247,7 +276,10 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
                 None => {
                     return Err(Error::state(
                         SqlState::OBJECT_NOT_IN_STATE,
-                        format!("column \"{}\" of relation \"{}\" is not an identity column", table.def.columns[at].name, table.def.name),
+                        format!(
+                            "column \"{}\" of relation \"{}\" is not an identity column",
+                            table.def.columns[at].name, table.def.name
+                        ),
                     ));
                 }
             }
@@ -257,7 +289,10 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
             let schema = scope.creation_schema(Some(&fold(name)))?;
             let temporary = scope.catalog.schema_name(schema).starts_with(FIRST_SESSION_SCHEMA);
             if table.temporary || temporary {
-                return Err(Error::state(SqlState::FEATURE_NOT_SUPPORTED, "cannot move objects into or out of temporary schemas"));
+                return Err(Error::state(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "cannot move objects into or out of temporary schemas",
+                ));
             }
             let mut writer = writer(scope, &txn);
             for index in &table.indexes {
@@ -274,7 +309,11 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
         }
         AlterOperation::OwnerTo(owner) => {
             let own = scope.session.principal.name();
-            let owner = if matches!(owner.as_str(), "current_user" | "session_user" | "current_role") { own } else { owner.as_str() };
+            let owner = if matches!(owner.as_str(), "current_user" | "session_user" | "current_role") {
+                own
+            } else {
+                owner.as_str()
+            };
             if owner != own && owner != base::Principal::admin().name() {
                 return Err(Error::state(SqlState::UNDEFINED_OBJECT, format!("role \"{owner}\" does not exist")));
             }
@@ -291,7 +330,10 @@ async fn apply(scope: &Scope, table: &Arc<TableEntry>, operation: &AlterOperatio
 }
 
 fn no_constraint(table: &TableEntry, name: &str) -> Error {
-    Error::state(SqlState::UNDEFINED_OBJECT, format!("constraint \"{name}\" of relation \"{}\" does not exist", table.def.name))
+    Error::state(
+        SqlState::UNDEFINED_OBJECT,
+        format!("constraint \"{name}\" of relation \"{}\" does not exist", table.def.name),
+    )
 }
 
 /// Renames a column inside an expression.
@@ -325,7 +367,12 @@ fn mentions(text: &str, name: &str) -> Result<bool> {
     .is_break())
 }
 
-async fn add_column(scope: &Scope, table: &Arc<TableEntry>, definition: &st::ColumnDefinition, constraints: &[st::ConstraintDefinition]) -> Result<ObjectId> {
+async fn add_column(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    definition: &st::ColumnDefinition,
+    constraints: &[st::ConstraintDefinition],
+) -> Result<ObjectId> {
     let txn = scope.writing()?.clone();
     let mut def = table.def.clone();
     let mut writer = writer(scope, &txn);
@@ -408,12 +455,18 @@ async fn drop_column(scope: &Scope, table: &Arc<TableEntry>, at: usize, cascade:
     }
     let mut writer = writer(scope, &txn);
     let views = writer.catalog().dependents(def.id);
-    let mut list: Vec<String> = views.iter().map(|view| format!("view {} depends on column {name} of table {}", view.name(), def.name)).collect();
+    let mut list: Vec<String> = views
+        .iter()
+        .map(|view| format!("view {} depends on column {name} of table {}", view.name(), def.name))
+        .collect();
     for (child, number) in &table.referenced_by {
         let child = writer.catalog().table_by_id(*child)?;
         let key = &child.def.foreign_keys[*number];
         if key.referred.contains(&column) {
-            list.push(format!("constraint {} on table {} depends on column {name} of table {}", key.name, child.def.name, def.name));
+            list.push(format!(
+                "constraint {} on table {} depends on column {name} of table {}",
+                key.name, child.def.name, def.name
+            ));
         }
     }
     if !list.is_empty() && !cascade {
@@ -422,7 +475,8 @@ async fn drop_column(scope: &Scope, table: &Arc<TableEntry>, at: usize, cascade:
     for view in views {
         view::drop(&mut writer, view.id(), view.name(), true).await?;
     }
-    let children: Vec<ObjectId> = table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != def.id).collect();
+    let children: Vec<ObjectId> =
+        table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != def.id).collect();
     for child in children {
         let mut child = writer.catalog().table_by_id(child)?.def.clone();
         let before = child.foreign_keys.len();
@@ -447,7 +501,8 @@ async fn drop_column(scope: &Scope, table: &Arc<TableEntry>, at: usize, cascade:
         }
     }
     def.checks = checks;
-    def.foreign_keys.retain(|key| !key.columns.contains(&column) && (key.table != def.id || !key.referred.contains(&column)));
+    def.foreign_keys
+        .retain(|key| !key.columns.contains(&column) && (key.table != def.id || !key.referred.contains(&column)));
     for other in &def.columns {
         if let Some(generated) = &other.generated {
             if other.id != column && mentions(generated, &name)? {
@@ -469,7 +524,12 @@ async fn drop_column(scope: &Scope, table: &Arc<TableEntry>, at: usize, cascade:
     Ok(())
 }
 
-async fn add_constraint(scope: &Scope, table: &Arc<TableEntry>, definition: &st::ConstraintDefinition, not_valid: bool) -> Result<ObjectId> {
+async fn add_constraint(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    definition: &st::ConstraintDefinition,
+    not_valid: bool,
+) -> Result<ObjectId> {
     let txn = scope.writing()?.clone();
     let mut def = table.def.clone();
     let catalog = scope.catalog.clone();
@@ -510,16 +570,23 @@ async fn add_constraint(scope: &Scope, table: &Arc<TableEntry>, definition: &st:
     rebuild(scope, table, def, BTreeMap::new()).await
 }
 
-async fn drop_constraint(scope: &Scope, table: &Arc<TableEntry>, name: &str, if_exists: bool, cascade: bool) -> Result<ObjectId> {
+async fn drop_constraint(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    name: &str,
+    if_exists: bool,
+    cascade: bool,
+) -> Result<ObjectId> {
     let txn = scope.writing()?.clone();
     let mut def = table.def.clone();
     let id = def.id;
     // Foreign keys stand on keys: they go first.
-    let columns = match (&def.primary_key, table.indexes.iter().find(|index| index.def.constraint && index.def.name == name)) {
-        (Some(key), _) if key.name == name => Some(key.columns.clone()),
-        (_, Some(index)) => Some(index.def.columns.clone()),
-        _ => None,
-    };
+    let columns =
+        match (&def.primary_key, table.indexes.iter().find(|index| index.def.constraint && index.def.name == name)) {
+            (Some(key), _) if key.name == name => Some(key.columns.clone()),
+            (_, Some(index)) => Some(index.def.columns.clone()),
+            _ => None,
+        };
     if let Some(columns) = &columns {
         let same = |other: &[u32]| other.len() == columns.len() && other.iter().all(|id| columns.contains(id));
         let mut writer = writer(scope, &txn);
@@ -537,7 +604,8 @@ async fn drop_constraint(scope: &Scope, table: &Arc<TableEntry>, name: &str, if_
         let mut children: Vec<ObjectId> = table.referenced_by.iter().map(|(child, _)| *child).collect();
         children.dedup();
         for child in children {
-            let mut child_def = if child == id { def.clone() } else { writer.catalog().table_by_id(child)?.def.clone() };
+            let mut child_def =
+                if child == id { def.clone() } else { writer.catalog().table_by_id(child)?.def.clone() };
             child_def.foreign_keys.retain(|key| key.table != id || !same(&key.referred));
             if child == id {
                 def = child_def.clone();
@@ -568,7 +636,13 @@ async fn drop_constraint(scope: &Scope, table: &Arc<TableEntry>, name: &str, if_
     Ok(id)
 }
 
-async fn set_type(scope: &Scope, table: &Arc<TableEntry>, at: usize, data_type: &ast::DataType, using: Option<&ast::Expr>) -> Result<ObjectId> {
+async fn set_type(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    at: usize,
+    data_type: &ast::DataType,
+    using: Option<&ast::Expr>,
+) -> Result<ObjectId> {
     refuse_views(scope, table, "alter the type of a column")?;
     let mut def = table.def.clone();
     let (old, new) = (table.types[at].clone(), SqlType::from_ast(data_type)?);
@@ -578,7 +652,8 @@ async fn set_type(scope: &Scope, table: &Arc<TableEntry>, at: usize, data_type: 
         (Some(old), Some(new)) => new >= old,
         (None, Some(_)) => false,
     };
-    let same_form = old.data_type() == new.data_type() && old.field("", true).metadata() == new.field("", true).metadata();
+    let same_form =
+        old.data_type() == new.data_type() && old.field("", true).metadata() == new.field("", true).metadata();
     def.columns[at].sql_type = new.name().to_owned();
     if let Some(default) = &def.columns[at].default {
         check_default(scope, &parse_expr(default)?, &new, &def.columns[at].name)?;
@@ -597,7 +672,12 @@ async fn set_type(scope: &Scope, table: &Arc<TableEntry>, at: usize, data_type: 
 
 /// Makes a new table with this definition, moves the rows over, and puts it in the old one's place. `values` are new values by
 /// position in the old table.
-async fn rebuild(scope: &Scope, table: &Arc<TableEntry>, mut def: Table, values: BTreeMap<usize, ast::Expr>) -> Result<ObjectId> {
+async fn rebuild(
+    scope: &Scope,
+    table: &Arc<TableEntry>,
+    mut def: Table,
+    values: BTreeMap<usize, ast::Expr>,
+) -> Result<ObjectId> {
     let txn = scope.writing()?.clone();
     let old_id = table.def.id;
     let new_id_ = new_id(scope).await?;
@@ -615,13 +695,19 @@ async fn rebuild(scope: &Scope, table: &Arc<TableEntry>, mut def: Table, values:
     let schema = scope.catalog.schema_name(table.def.schema).to_owned();
     let name = ast::ObjectName::from(vec![identifier(&schema), identifier(&table.def.name)]);
     let from = ast::TableWithJoins { relation: table_factor(name, Some(alias)), joins: Vec::new() };
-    let plan = crate::dml::plan(scope, select(None, items, vec![from], None), crate::plan::Overrides::default()).await?;
+    let plan =
+        crate::dml::plan(scope, select(None, items, vec![from], None), crate::plan::Overrides::default()).await?;
     let columns = plan.schema().columns();
     let exprs: Vec<Expr> = columns
         .into_iter()
         .zip(&live)
         .map(|(column, &at)| {
-            let sql_type = SqlType::parse(&def.columns.iter().find(|new| new.id == table.def.columns[at].id).map_or("text", |new| new.sql_type.as_str()))?;
+            let sql_type = SqlType::parse(
+                &def.columns
+                    .iter()
+                    .find(|new| new.id == table.def.columns[at].id)
+                    .map_or("text", |new| new.sql_type.as_str()),
+            )?;
             let name = table.def.columns[at].name.clone();
             Ok(Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), sql_type.field_ref(&name))).alias(name))
         })
@@ -632,7 +718,8 @@ async fn rebuild(scope: &Scope, table: &Arc<TableEntry>, mut def: Table, values:
     let indexes: Vec<Index> = table.indexes.iter().map(|index| index.def.clone()).collect();
     let sequences = writer.catalog().owned_sequences(old_id);
     let children: Vec<ObjectId> = {
-        let mut children: Vec<ObjectId> = table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != old_id).collect();
+        let mut children: Vec<ObjectId> =
+            table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != old_id).collect();
         children.dedup();
         children
     };
@@ -655,8 +742,11 @@ async fn rebuild(scope: &Scope, table: &Arc<TableEntry>, mut def: Table, values:
     }
     // The old table gives up its name before the new one takes it; its rows are read by the plan made above.
     writer.remove(old_id).await?;
-    let generated: Vec<(u32, String)> =
-        def.columns.iter_mut().filter_map(|column| column.generated.take().map(|generated| (column.id, generated))).collect();
+    let generated: Vec<(u32, String)> = def
+        .columns
+        .iter_mut()
+        .filter_map(|column| column.generated.take().map(|generated| (column.id, generated)))
+        .collect();
     let entry = publish(&mut writer, &txn, def, Vec::new()).await?;
     for child in children {
         let mut child = writer.catalog().table_by_id(child)?.def.clone();
@@ -710,7 +800,8 @@ async fn none(scope: &Scope, query: ast::Query, error: impl FnOnce() -> Error) -
 fn rows_where(scope: &Scope, table: &TableEntry, condition: ast::Expr) -> Result<ast::Query> {
     let schema = scope.catalog.schema_name(table.def.schema).to_owned();
     let name = ast::ObjectName::from(vec![identifier(&schema), identifier(&table.def.name)]);
-    let from = ast::TableWithJoins { relation: table_factor(name, Some(identifier(&table.def.name))), joins: Vec::new() };
+    let from =
+        ast::TableWithJoins { relation: table_factor(name, Some(identifier(&table.def.name))), joins: Vec::new() };
     let mut query = select(None, vec![crate::plan::item(parse_expr("1")?, "one")], vec![from], Some(condition));
     query.limit_clause = crate::plan::parse_query("SELECT 1 LIMIT 1")?.limit_clause;
     Ok(query)
@@ -719,7 +810,10 @@ fn rows_where(scope: &Scope, table: &TableEntry, condition: ast::Expr) -> Result
 async fn validate_check(scope: &Scope, table: &TableEntry, name: &str, expression: &str) -> Result<()> {
     let condition = parse_expr(&format!("NOT ({expression})"))?;
     none(scope, rows_where(scope, table, condition)?, || {
-        Error::state(SqlState::CHECK_VIOLATION, format!("check constraint \"{name}\" of relation \"{}\" is violated by some row", table.def.name))
+        Error::state(
+            SqlState::CHECK_VIOLATION,
+            format!("check constraint \"{name}\" of relation \"{}\" is violated by some row", table.def.name),
+        )
     })
     .await
 }
@@ -728,7 +822,10 @@ async fn validate_not_null(scope: &Scope, table: &TableEntry, at: usize) -> Resu
     let column = &table.def.columns[at].name;
     let condition = ast::Expr::IsNull(Box::new(ast::Expr::Identifier(identifier(column))));
     none(scope, rows_where(scope, table, condition)?, || {
-        Error::state(SqlState::NOT_NULL_VIOLATION, format!("column \"{column}\" of relation \"{}\" contains null values", table.def.name))
+        Error::state(
+            SqlState::NOT_NULL_VIOLATION,
+            format!("column \"{column}\" of relation \"{}\" contains null values", table.def.name),
+        )
     })
     .await
 }
@@ -737,7 +834,9 @@ async fn validate_foreign_key(scope: &Scope, table: &TableEntry, at: usize) -> R
     let key = &table.def.foreign_keys[at];
     let parent = scope.catalog.table_by_id(key.table)?;
     let quote = |name: &str| identifier(name).to_string();
-    let full = |table: &TableEntry| format!("{}.{}", quote(scope.catalog.schema_name(table.def.schema)), quote(&table.def.name));
+    let full = |table: &TableEntry| {
+        format!("{}.{}", quote(scope.catalog.schema_name(table.def.schema)), quote(&table.def.name))
+    };
     let pairs: Vec<(String, String)> = key
         .columns
         .iter()
@@ -757,7 +856,10 @@ async fn validate_foreign_key(scope: &Scope, table: &TableEntry, at: usize) -> R
     none(scope, crate::plan::parse_query(&text)?, || {
         Error::state(
             SqlState::FOREIGN_KEY_VIOLATION,
-            format!("insert or update on table \"{}\" violates foreign key constraint \"{}\"", table.def.name, key.name),
+            format!(
+                "insert or update on table \"{}\" violates foreign key constraint \"{}\"",
+                table.def.name, key.name
+            ),
         )
     })
     .await
@@ -805,7 +907,12 @@ pub(super) async fn rename(scope: &Scope, rename: &st::Rename) -> Result<()> {
             sequence.name = name;
             Object::Sequence(sequence)
         }
-        (other, kind) => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a {}", other.name(), kind.word()))),
+        (other, kind) => {
+            return Err(Error::state(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("\"{}\" is not a {}", other.name(), kind.word()),
+            ));
+        }
     };
     let mut writer: CatalogWriter<'_> = writer(scope, &txn);
     writer.replace(object).await?;

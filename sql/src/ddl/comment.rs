@@ -16,10 +16,9 @@ pub(super) async fn run(scope: &Scope, on: &CommentOn) -> Result<()> {
         CommentTarget::Database(_) => return Err(Error::unsupported("COMMENT ON DATABASE")),
         CommentTarget::Object(ObjectKind::Schema, name) => {
             let (_, name) = scope.split_name(name)?;
-            let schema = writer
-                .catalog()
-                .schema(&name)
-                .ok_or_else(|| Error::state(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{name}\" does not exist")))?;
+            let schema = writer.catalog().schema(&name).ok_or_else(|| {
+                Error::state(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{name}\" does not exist"))
+            })?;
             let mut schema = schema.as_ref().clone();
             schema.comment = comment;
             Object::Schema(schema)
@@ -46,7 +45,10 @@ pub(super) async fn run(scope: &Scope, on: &CommentOn) -> Result<()> {
                 Object::Index(index)
             }
             (other, kind) => {
-                return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a {}", other.name(), kind.word())));
+                return Err(Error::state(
+                    SqlState::WRONG_OBJECT_TYPE,
+                    format!("\"{}\" is not a {}", other.name(), kind.word()),
+                ));
             }
         },
         CommentTarget::Column { table, column } => {
@@ -69,7 +71,12 @@ pub(super) async fn run(scope: &Scope, on: &CommentOn) -> Result<()> {
                     view.column_comments.extend(comment.map(|comment| (name, comment)));
                     Object::View(view)
                 }
-                other => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" has no columns", other.name()))),
+                other => {
+                    return Err(Error::state(
+                        SqlState::WRONG_OBJECT_TYPE,
+                        format!("\"{}\" has no columns", other.name()),
+                    ));
+                }
             }
         }
     };

@@ -36,10 +36,9 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateIndex) -> Result<()
             return Err(Error::unsupported("an index on an expression"));
         };
         let name = fold(name);
-        let at = table
-            .def
-            .position(&name)
-            .ok_or_else(|| crate::error::undefined_column(&name, table.def.live().map(|(_, column)| column.name.as_str())))?;
+        let at = table.def.position(&name).ok_or_else(|| {
+            crate::error::undefined_column(&name, table.def.live().map(|(_, column)| column.name.as_str()))
+        })?;
         columns.push(table.def.columns[at].id);
     }
     let (scope, table) = take_definition(scope, &table).await?;
@@ -79,7 +78,12 @@ pub(super) fn free_name(writer: &CatalogWriter<'_>, table: &TableEntry, columns:
 }
 
 /// Adds an index to the catalog and fills it.
-pub(super) async fn add(writer: &mut CatalogWriter<'_>, txn: &Txn, table: &Arc<TableEntry>, index: Index) -> Result<()> {
+pub(super) async fn add(
+    writer: &mut CatalogWriter<'_>,
+    txn: &Txn,
+    table: &Arc<TableEntry>,
+    index: Index,
+) -> Result<()> {
     let entry = IndexEntry::new(index.clone(), table)?;
     codec::KeyCodec::new(&entry.stored).map_err(|error| {
         Error::state(SqlState::FEATURE_NOT_SUPPORTED, format!("index \"{}\" cannot be made: {error}", index.name))
@@ -126,10 +130,14 @@ fn duplicated(table: &TableEntry, index: &IndexEntry, columns: Option<&[ArrayRef
         storage::Error::DuplicateKey { row, key, .. } => {
             let names: Vec<&str> = index.positions.iter().map(|&at| table.def.columns[at].name.as_str()).collect();
             let shown = match (columns, key) {
-                (Some(columns), _) if columns.first().is_some_and(|array| row < array.len()) => {
-                    crate::dml::show_key(&names, &index.positions.iter().map(|&at| &columns[at]).collect::<Vec<_>>(), row)
+                (Some(columns), _) if columns.first().is_some_and(|array| row < array.len()) => crate::dml::show_key(
+                    &names,
+                    &index.positions.iter().map(|&at| &columns[at]).collect::<Vec<_>>(),
+                    row,
+                ),
+                (_, Some(key)) => {
+                    crate::dml::show_key(&names, &key.columns().iter().take(names.len()).collect::<Vec<_>>(), 0)
                 }
-                (_, Some(key)) => crate::dml::show_key(&names, &key.columns().iter().take(names.len()).collect::<Vec<_>>(), 0),
                 _ => format!("({})", names.join(", ")),
             };
             Error::new(base::ErrorKind::AlreadyExists, format!("could not create unique index \"{}\"", index.def.name))

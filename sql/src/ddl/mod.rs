@@ -105,7 +105,10 @@ async fn unchanged(scope: &Scope, txn: &Txn, table: &TableEntry) -> Result<()> {
     if same {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Conflict, format!("could not serialize access: the definition of \"{}\" has changed", table.def.name)))
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("could not serialize access: the definition of \"{}\" has changed", table.def.name),
+    ))
 }
 
 /// Called by whoever changes the definition of an existing table: waits for its writers, then sees everything they wrote.
@@ -117,7 +120,10 @@ pub(crate) async fn take_definition(scope: &Scope, table: &Arc<TableEntry>) -> R
         // that others have committed since; changed definitions are found by the conflict check of the catalog's rows.
         let info = scope.engine().store.table_info(table.stored.table);
         if info.is_some_and(|info| info.newest > txn.storage.snapshot_ts()) {
-            let text = format!("could not serialize access: rows of \"{}\" have changed since the transaction began", table.def.name);
+            let text = format!(
+                "could not serialize access: rows of \"{}\" have changed since the transaction began",
+                table.def.name
+            );
             return Err(Error::new(ErrorKind::Conflict, text)
                 .with_hint("run it again, or change the definition before the transaction writes"));
         }
@@ -160,7 +166,12 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
         let scope = scope.with_catalog(txn.own_catalog().unwrap_or_else(|| scope.catalog.clone()));
         let relation = match scope.relation(name) {
             Ok(relation) => relation.clone(),
-            Err(error) if drop.if_exists && matches!(error.sqlstate, SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) => continue,
+            Err(error)
+                if drop.if_exists
+                    && matches!(error.sqlstate, SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) =>
+            {
+                continue;
+            }
             Err(error) if error.sqlstate == SqlState::UNDEFINED_TABLE => return Err(named(error, drop.kind, name)),
             Err(error) => return Err(error),
         };
@@ -172,8 +183,15 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
                 | (Relation::Sequence(_), ObjectKind::Sequence)
         );
         if !right {
-            return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a {}", relation.name(), drop.kind.word()))
-                .with_hint(format!("Use DROP {} to remove a {}.", relation.word().to_uppercase(), relation.word())));
+            return Err(Error::state(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("\"{}\" is not a {}", relation.name(), drop.kind.word()),
+            )
+            .with_hint(format!(
+                "Use DROP {} to remove a {}.",
+                relation.word().to_uppercase(),
+                relation.word()
+            )));
         }
         match relation {
             Relation::Table(table) => table::drop(&scope, &table, drop.cascade).await?,
@@ -202,8 +220,14 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
                     .tables()
                     .flat_map(|table| {
                         table.def.live().filter_map(|(_, column)| {
-                            let identity = column.identity.as_ref().is_some_and(|identity| identity.sequence == sequence.id);
-                            identity.then(|| format!("default value for column {} of table {} depends on sequence {}", column.name, table.def.name, sequence.name))
+                            let identity =
+                                column.identity.as_ref().is_some_and(|identity| identity.sequence == sequence.id);
+                            identity.then(|| {
+                                format!(
+                                    "default value for column {} of table {} depends on sequence {}",
+                                    column.name, table.def.name, sequence.name
+                                )
+                            })
                         })
                     })
                     .collect();
@@ -211,7 +235,10 @@ async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
                 if !users.is_empty() || (!counting.is_empty() && !drop.cascade) {
                     let defaults = counting.iter().map(|(table, at)| {
                         let column = &table.def.columns[*at].name;
-                        format!("default value for column {column} of table {} depends on sequence {}", table.def.name, sequence.name)
+                        format!(
+                            "default value for column {column} of table {} depends on sequence {}",
+                            table.def.name, sequence.name
+                        )
                     });
                     let users: Vec<String> = users.into_iter().chain(defaults).collect();
                     return Err(needed(&format!("sequence {}", sequence.name), &users));

@@ -3,7 +3,9 @@
 use base::SqlState;
 
 use super::{new_id, writer};
-use crate::catalog::{CatalogWriter, FIRST_SESSION_SCHEMA, Object, ObjectId, Relation, SchemaObject, is_virtual_schema};
+use crate::catalog::{
+    CatalogWriter, FIRST_SESSION_SCHEMA, Object, ObjectId, Relation, SchemaObject, is_virtual_schema,
+};
 use crate::parse::statement as st;
 use crate::plan::{Scope, fold};
 use crate::{Error, Result};
@@ -31,7 +33,10 @@ pub(super) async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
     for name in &drop.names {
         let (_, name) = scope.split_name(name)?;
         if is_virtual_schema(&name) {
-            return Err(Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("cannot drop system schema \"{name}\"")));
+            return Err(Error::state(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("cannot drop system schema \"{name}\""),
+            ));
         }
         let writer = writer(scope, &txn);
         let Some(schema) = writer.catalog().schema(&name).cloned() else {
@@ -42,8 +47,10 @@ pub(super) async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
         };
         let inside: Vec<Relation> = writer.catalog().relations_of(schema.id).cloned().collect();
         if !inside.is_empty() && !drop.cascade {
-            let list: Vec<String> =
-                inside.iter().map(|relation| format!("{} {} depends on schema {name}", relation.word(), relation.name())).collect();
+            let list: Vec<String> = inside
+                .iter()
+                .map(|relation| format!("{} {} depends on schema {name}", relation.word(), relation.name()))
+                .collect();
             return Err(super::needed(&format!("schema {name}"), &list));
         }
         for relation in inside {
@@ -72,14 +79,22 @@ pub(super) async fn drop(scope: &Scope, drop: &st::Drop) -> Result<()> {
 }
 
 /// The schema that new objects go to, made if it is the session's temporary one.
-pub(super) async fn for_new(scope: &Scope, writer: &mut CatalogWriter<'_>, schema: Option<&str>, temporary: bool) -> Result<ObjectId> {
+pub(super) async fn for_new(
+    scope: &Scope,
+    writer: &mut CatalogWriter<'_>,
+    schema: Option<&str>,
+    temporary: bool,
+) -> Result<ObjectId> {
     let own = format!("{FIRST_SESSION_SCHEMA}{}", scope.session.id);
     let temporary_schema = schema.is_some_and(|schema| schema == "pg_temp" || schema == own);
     if !temporary && !temporary_schema {
         return scope.with_catalog(writer.catalog().clone()).creation_schema(schema);
     }
     if temporary && schema.is_some() && !temporary_schema {
-        return Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, "cannot create temporary relation in non-temporary schema"));
+        return Err(Error::state(
+            SqlState::INVALID_TABLE_DEFINITION,
+            "cannot create temporary relation in non-temporary schema",
+        ));
     }
     scope.session.note_temporary();
     if let Some(schema) = writer.catalog().schema(&own) {

@@ -21,12 +21,23 @@ fn range(sql_type: &str) -> Result<(i64, i64)> {
         "smallint" => (i64::from(i16::MIN), i64::from(i16::MAX)),
         "integer" => (i64::from(i32::MIN), i64::from(i32::MAX)),
         "bigint" => (i64::MIN, i64::MAX),
-        _ => return Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, "sequence type must be smallint, integer, or bigint")),
+        _ => {
+            return Err(Error::state(
+                SqlState::INVALID_PARAMETER_VALUE,
+                "sequence type must be smallint, integer, or bigint",
+            ));
+        }
     })
 }
 
 /// A sequence from its options.
-pub(super) fn define(id: ObjectId, schema: ObjectId, name: &str, sql_type: &str, options: &st::SequenceOptions) -> Result<Sequence> {
+pub(super) fn define(
+    id: ObjectId,
+    schema: ObjectId,
+    name: &str,
+    sql_type: &str,
+    options: &st::SequenceOptions,
+) -> Result<Sequence> {
     let (least, greatest) = range(sql_type)?;
     let increment = options.increment.unwrap_or(1);
     if increment == 0 {
@@ -73,7 +84,10 @@ pub(super) fn name_for(writer: &CatalogWriter<'_>, schema: ObjectId, table: &str
     if writer.catalog().relation(schema, &base).is_none() {
         return base;
     }
-    (1..).map(|number| format!("{base}{number}")).find(|name| writer.catalog().relation(schema, name).is_none()).unwrap_or(base)
+    (1..)
+        .map(|number| format!("{base}{number}"))
+        .find(|name| writer.catalog().relation(schema, name).is_none())
+        .unwrap_or(base)
 }
 
 fn owner(scope: &Scope, name: &ast::ObjectName) -> Result<(ObjectId, u32)> {
@@ -107,7 +121,9 @@ pub(super) async fn alter(scope: &Scope, alter: &st::AlterSequence) -> Result<()
     let txn = scope.writing()?;
     let sequence = match scope.relation(&alter.name) {
         Ok(Relation::Sequence(sequence)) => sequence.clone(),
-        Ok(other) => return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a sequence", other.name()))),
+        Ok(other) => {
+            return Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a sequence", other.name())));
+        }
         Err(_) if alter.if_exists => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -230,8 +246,9 @@ async fn generation(engine: &EngineInner, sequence: &Sequence) -> Result<u32> {
         let more = before + 1 - next;
         next = engine.store.allocate(&counter, more).await.map_err(Error::classified)? + more - 1;
     }
-    u32::try_from(next)
-        .map_err(|_| Error::state(SqlState::PROGRAM_LIMIT, format!("sequence \"{}\" was restarted too often", sequence.name)))
+    u32::try_from(next).map_err(|_| {
+        Error::state(SqlState::PROGRAM_LIMIT, format!("sequence \"{}\" was restarted too often", sequence.name))
+    })
 }
 
 /// Begins a new generation inside the statement's transaction.
@@ -267,7 +284,8 @@ pub(crate) fn set_blocking(session: &SessionInner, sequence: &Sequence, value: i
 async fn set(session: &SessionInner, sequence: &Sequence, value: i64, called: bool) -> Result<()> {
     let engine = &session.engine;
     let header = TransactionHeader { principal: session.principal.name().to_owned(), ..TransactionHeader::default() };
-    let transaction = engine.store.begin(BeginOptions { header, ..BeginOptions::default() }).await.map_err(Error::classified)?;
+    let transaction =
+        engine.store.begin(BeginOptions { header, ..BeginOptions::default() }).await.map_err(Error::classified)?;
     let catalog = engine.catalog.at(&engine.store, transaction.snapshot_ts()).await?;
     let Some(Relation::Sequence(current)) = catalog.relation_by_id(sequence.id) else {
         return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("relation \"{}\" does not exist", sequence.name)));

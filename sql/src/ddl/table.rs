@@ -10,7 +10,8 @@ use sqlparser::ast;
 
 use super::{index, needed, new_id, schema, sequence, take_definition, view, writer};
 use crate::catalog::{
-    Action, CatalogWriter, Check, Column, ForeignKey, Identity, Index, Object, ObjectId, PrimaryKey, Relation, SqlType, Table, TableEntry,
+    Action, CatalogWriter, Check, Column, ForeignKey, Identity, Index, Object, ObjectId, PrimaryKey, Relation, SqlType,
+    Table, TableEntry,
 };
 use crate::dml::Written;
 use crate::parse::statement as st;
@@ -30,7 +31,10 @@ pub(super) async fn column(
     let (table_id, schema, table_name) = table;
     let name = fold(&definition.name);
     if crate::scan::HIDDEN.contains(&name.as_str()) || name.starts_with("_valid_") {
-        return Err(Error::state(SqlState::RESERVED_NAME, format!("column name \"{name}\" is reserved for the system")));
+        return Err(Error::state(
+            SqlState::RESERVED_NAME,
+            format!("column name \"{name}\" is reserved for the system"),
+        ));
     }
     let sql_type = SqlType::from_ast(&definition.data_type)?;
     let mut column = Column {
@@ -49,7 +53,9 @@ pub(super) async fn column(
         column.default = Some(check_default(scope, default, &sql_type, &name)?);
     }
     if let Some(identity) = &definition.identity {
-        column.identity = Some(self::identity(scope, writer, (table_id, schema, table_name), (id, &name), &sql_type, identity).await?);
+        column.identity = Some(
+            self::identity(scope, writer, (table_id, schema, table_name), (id, &name), &sql_type, identity).await?,
+        );
         column.nullable = false;
     }
     Ok(column)
@@ -106,7 +112,12 @@ impl RowCheck {
 }
 
 /// A constraint of a table that is being defined. UNIQUE comes back as an index to make.
-pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st::ConstraintDefinition, catalog: &crate::catalog::Catalog) -> Result<Option<Index>> {
+pub(super) async fn constraint(
+    scope: &Scope,
+    table: &mut Table,
+    definition: &st::ConstraintDefinition,
+    catalog: &crate::catalog::Catalog,
+) -> Result<Option<Index>> {
     let given = definition.name.as_ref().map(fold);
     let ids = |table: &Table, names: &[ast::Ident]| -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(names.len());
@@ -117,7 +128,10 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
             })?;
             let id = table.columns[at].id;
             if ids.contains(&id) {
-                return Err(Error::state(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" appears twice in a key")));
+                return Err(Error::state(
+                    SqlState::DUPLICATE_COLUMN,
+                    format!("column \"{name}\" appears twice in a key"),
+                ));
             }
             ids.push(id);
         }
@@ -184,7 +198,8 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
             refuse_taken(table, &name)?;
             // A table may refer to itself before it exists.
             let (schema, parent_name) = scope.split_name(parent)?;
-            let own = parent_name == table.name && schema.as_deref().is_none_or(|schema| schema == catalog.schema_name(table.schema));
+            let own = parent_name == table.name
+                && schema.as_deref().is_none_or(|schema| schema == catalog.schema_name(table.schema));
             let known = scope.with_catalog(Arc::new(catalog.with([])?));
             let parent = match known.table(parent) {
                 Ok(parent) if !own || parent.def.id == table.id => parent,
@@ -192,24 +207,28 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
                 _ => Arc::new(TableEntry::new(finished(table))?),
             };
             let referred = if referred.is_empty() {
-                parent
-                    .def
-                    .primary_key
-                    .as_ref()
-                    .map(|key| key.columns.clone())
-                    .ok_or_else(|| {
-                        Error::state(SqlState::UNDEFINED_OBJECT, format!("there is no primary key for referenced table \"{}\"", parent.def.name))
-                    })?
+                parent.def.primary_key.as_ref().map(|key| key.columns.clone()).ok_or_else(|| {
+                    Error::state(
+                        SqlState::UNDEFINED_OBJECT,
+                        format!("there is no primary key for referenced table \"{}\"", parent.def.name),
+                    )
+                })?
             } else {
                 ids(&parent.def, referred)?
             };
             if referred.len() != columns.len() {
-                return Err(Error::state(SqlState::INVALID_FOREIGN_KEY, "number of referencing and referenced columns for foreign key disagree"));
+                return Err(Error::state(
+                    SqlState::INVALID_FOREIGN_KEY,
+                    "number of referencing and referenced columns for foreign key disagree",
+                ));
             }
             if !own && parent.unique_over(&referred).is_none() {
                 return Err(Error::state(
                     SqlState::INVALID_FOREIGN_KEY,
-                    format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.def.name),
+                    format!(
+                        "there is no unique constraint matching given keys for referenced table \"{}\"",
+                        parent.def.name
+                    ),
                 ));
             }
             for (&from, &to) in columns.iter().zip(&referred) {
@@ -218,8 +237,15 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
                 if let (Some(from), Some(to)) = (from, to) {
                     let numbers = from.data_type().is_integer() && to.data_type().is_integer();
                     if from.data_type() != to.data_type() && !numbers {
-                        return Err(Error::state(SqlState::DATATYPE_MISMATCH, format!("foreign key constraint \"{name}\" cannot be implemented"))
-                            .with_detail(format!("Key columns are of incompatible types: {} and {}.", from.name(), to.name())));
+                        return Err(Error::state(
+                            SqlState::DATATYPE_MISMATCH,
+                            format!("foreign key constraint \"{name}\" cannot be implemented"),
+                        )
+                        .with_detail(format!(
+                            "Key columns are of incompatible types: {} and {}.",
+                            from.name(),
+                            to.name()
+                        )));
                     }
                 }
             }
@@ -244,7 +270,10 @@ pub(super) async fn constraint(scope: &Scope, table: &mut Table, definition: &st
 }
 
 /// The tables that new foreign keys refer to. One that does not exist is the new table itself, or reported later.
-pub(super) fn parents<'a>(scope: &Scope, constraints: impl IntoIterator<Item = &'a st::ConstraintDefinition>) -> Vec<Arc<TableEntry>> {
+pub(super) fn parents<'a>(
+    scope: &Scope,
+    constraints: impl IntoIterator<Item = &'a st::ConstraintDefinition>,
+) -> Vec<Arc<TableEntry>> {
     let parent = |constraint: &st::ConstraintDefinition| match &constraint.rule {
         st::Constraint::ForeignKey { table, .. } => scope.table(table).ok(),
         _ => None,
@@ -257,7 +286,10 @@ fn refuse_taken(table: &Table, name: &str) -> Result<()> {
         || table.foreign_keys.iter().any(|key| key.name == name)
         || table.primary_key.as_ref().is_some_and(|key| key.name == name);
     if taken {
-        return Err(Error::state(SqlState::DUPLICATE_OBJECT, format!("constraint \"{name}\" for relation \"{}\" already exists", table.name)));
+        return Err(Error::state(
+            SqlState::DUPLICATE_OBJECT,
+            format!("constraint \"{name}\" for relation \"{}\" already exists", table.name),
+        ));
     }
     Ok(())
 }
@@ -280,12 +312,21 @@ fn finished(table: &Table) -> Table {
 }
 
 /// Puts a defined table with its unique constraints into the catalog and into storage.
-pub(super) async fn publish(writer: &mut CatalogWriter<'_>, txn: &Txn, table: Table, indexes: Vec<Index>) -> Result<Arc<TableEntry>> {
+pub(super) async fn publish(
+    writer: &mut CatalogWriter<'_>,
+    txn: &Txn,
+    table: Table,
+    indexes: Vec<Index>,
+) -> Result<Arc<TableEntry>> {
     let table = finished(&table);
     let id = table.id;
     let entry = TableEntry::new(table.clone())?;
-    codec::KeyCodec::new(&entry.stored)
-        .map_err(|error| Error::state(SqlState::FEATURE_NOT_SUPPORTED, format!("the primary key of \"{}\" cannot be stored: {error}", table.name)))?;
+    codec::KeyCodec::new(&entry.stored).map_err(|error| {
+        Error::state(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("the primary key of \"{}\" cannot be stored: {error}", table.name),
+        )
+    })?;
     txn.storage.define(entry.stored.clone()).map_err(Error::classified)?;
     writer.create(Object::Table(table)).await?;
     let entry = writer.catalog().table_by_id(id)?.clone();
@@ -305,7 +346,9 @@ fn refuse_options(options: &[st::TableOption]) -> Result<()> {
 fn on_commit(temporary: bool, action: Option<st::OnCommit>) -> Result<Option<String>> {
     match action {
         None | Some(st::OnCommit::PreserveRows) => Ok(None),
-        Some(_) if !temporary => Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, "ON COMMIT can only be used on temporary tables")),
+        Some(_) if !temporary => {
+            Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, "ON COMMIT can only be used on temporary tables"))
+        }
         Some(st::OnCommit::DeleteRows) => Ok(Some("delete".to_owned())),
         Some(st::OnCommit::Drop) => Err(Error::unsupported("ON COMMIT DROP")),
     }
@@ -367,7 +410,10 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateTable) -> Result<()
         table.next_column += 1;
         let column = column(scope, &mut writer, (table.id, schema, &name), id, definition).await?;
         if table.position(&column.name).is_some() {
-            return Err(Error::state(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", column.name)));
+            return Err(Error::state(
+                SqlState::DUPLICATE_COLUMN,
+                format!("column \"{}\" specified more than once", column.name),
+            ));
         }
         table.columns.push(column);
     }
@@ -393,7 +439,10 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateTable) -> Result<()
         if entry.unique_over(&key.referred).is_none() {
             return Err(Error::state(
                 SqlState::INVALID_FOREIGN_KEY,
-                format!("there is no unique constraint matching given keys for referenced table \"{}\"", entry.def.name),
+                format!(
+                    "there is no unique constraint matching given keys for referenced table \"{}\"",
+                    entry.def.name
+                ),
             ));
         }
     }
@@ -406,13 +455,21 @@ pub(super) fn check_expressions(scope: &Scope, table: &Table) -> Result<()> {
     let entry = TableEntry::new(finished(table))?;
     let binder = Binder::plain(scope);
     for check in &table.checks {
-        let compiled = RowExpr::compile(&binder, &[(&table.name, &entry.arrow)], vec![(crate::plan::parse_expr(&check.expression)?, None)])?;
+        let compiled = RowExpr::compile(
+            &binder,
+            &[(&table.name, &entry.arrow)],
+            vec![(crate::plan::parse_expr(&check.expression)?, None)],
+        )?;
         compiled.condition(0, &arrow::array::RecordBatch::new_empty(entry.arrow.clone()))?;
     }
     for (at, column) in table.live() {
         if let Some(generated) = &column.generated {
             let field = entry.types[at].field_ref(&column.name);
-            RowExpr::compile(&binder, &[(&table.name, &entry.arrow)], vec![(crate::plan::parse_expr(generated)?, Some(field))])?;
+            RowExpr::compile(
+                &binder,
+                &[(&table.name, &entry.arrow)],
+                vec![(crate::plan::parse_expr(generated)?, Some(field))],
+            )?;
         }
     }
     Ok(())
@@ -434,7 +491,10 @@ pub(crate) async fn create_plain(
     table.on_commit = on_commit;
     for (name, sql_type, nullable) in columns {
         if crate::scan::HIDDEN.contains(&name.as_str()) || name.starts_with("_valid_") {
-            return Err(Error::state(SqlState::RESERVED_NAME, format!("column name \"{name}\" is reserved for the system")));
+            return Err(Error::state(
+                SqlState::RESERVED_NAME,
+                format!("column name \"{name}\" is reserved for the system"),
+            ));
         }
         let id = table.next_column;
         table.next_column += 1;
@@ -485,14 +545,22 @@ pub(crate) async fn drop(scope: &Scope, table: &Arc<TableEntry>, cascade: bool) 
     let (scope, table) = take_definition(scope, table).await?;
     let mut writer = writer(&scope, &txn);
     let id = table.def.id;
-    let mut list: Vec<String> =
-        writer.catalog().dependents(id).iter().map(|view| format!("view {} depends on table {}", view.name(), table.def.name)).collect();
-    let mut children: Vec<ObjectId> = table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != id).collect();
+    let mut list: Vec<String> = writer
+        .catalog()
+        .dependents(id)
+        .iter()
+        .map(|view| format!("view {} depends on table {}", view.name(), table.def.name))
+        .collect();
+    let mut children: Vec<ObjectId> =
+        table.referenced_by.iter().map(|(child, _)| *child).filter(|child| *child != id).collect();
     children.dedup();
     for child in &children {
         let child = writer.catalog().table_by_id(*child)?;
         for key in child.def.foreign_keys.iter().filter(|key| key.table == id) {
-            list.push(format!("constraint {} on table {} depends on table {}", key.name, child.def.name, table.def.name));
+            list.push(format!(
+                "constraint {} on table {} depends on table {}",
+                key.name, child.def.name, table.def.name
+            ));
         }
     }
     if !list.is_empty() && !cascade {

@@ -34,13 +34,20 @@ pub(super) async fn create(scope: &Scope, create: &st::CreateView) -> Result<()>
     let (columns, types) = output(&plan, &create.columns)?;
     let id = match &existing {
         Some(Relation::View(old)) if create.or_replace => {
-            let keeps = old.columns.len() <= columns.len() && old.columns.iter().zip(&columns).all(|(old, new)| old == new);
+            let keeps =
+                old.columns.len() <= columns.len() && old.columns.iter().zip(&columns).all(|(old, new)| old == new);
             if !keeps {
-                return Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, "cannot drop or rename columns of a view")
-                    .with_hint("CREATE OR REPLACE VIEW can only add columns at the end"));
+                return Err(Error::state(
+                    SqlState::INVALID_TABLE_DEFINITION,
+                    "cannot drop or rename columns of a view",
+                )
+                .with_hint("CREATE OR REPLACE VIEW can only add columns at the end"));
             }
             if depends.contains(&old.id) {
-                return Err(Error::state(SqlState::INVALID_TABLE_DEFINITION, format!("view \"{name}\" would read itself")));
+                return Err(Error::state(
+                    SqlState::INVALID_TABLE_DEFINITION,
+                    format!("view \"{name}\" would read itself"),
+                ));
             }
             old.id
         }
@@ -82,10 +89,14 @@ pub(super) fn output(plan: &LogicalPlan, names: &[sqlparser::ast::Ident]) -> Res
     for (at, field) in schema.fields().iter().enumerate() {
         let name = names.get(at).map_or_else(|| field.name().clone(), fold);
         if columns.contains(&name) {
-            return Err(Error::state(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once")));
+            return Err(Error::state(
+                SqlState::DUPLICATE_COLUMN,
+                format!("column \"{name}\" specified more than once"),
+            ));
         }
         columns.push(name);
-        types.push(SqlType::from_arrow(field).map_or_else(|_| "text".to_owned(), |sql_type| sql_type.name().to_owned()));
+        types
+            .push(SqlType::from_arrow(field).map_or_else(|_| "text".to_owned(), |sql_type| sql_type.name().to_owned()));
     }
     Ok((columns, types))
 }
@@ -94,7 +105,8 @@ pub(super) fn output(plan: &LogicalPlan, names: &[sqlparser::ast::Ident]) -> Res
 pub(super) async fn drop(writer: &mut CatalogWriter<'_>, id: ObjectId, what: &str, cascade: bool) -> Result<()> {
     let dependents = writer.catalog().dependents(id);
     if !dependents.is_empty() && !cascade {
-        let list: Vec<String> = dependents.iter().map(|view| format!("view {} depends on {what}", view.name())).collect();
+        let list: Vec<String> =
+            dependents.iter().map(|view| format!("view {} depends on {what}", view.name())).collect();
         return Err(needed(what, &list));
     }
     for view in dependents {

@@ -39,9 +39,11 @@ impl Arbiter {
             Arbiter::Primary => Ok(writer.keys(columns)?.into_iter().map(Some).collect()),
             Arbiter::Index(index) => {
                 let entries = index_entries(&writer.table, index, columns)?;
-                let keys = KeyCodec::new(&index.stored).and_then(|codec| codec.keys(&entries)).map_err(Error::classified)?;
+                let keys =
+                    KeyCodec::new(&index.stored).and_then(|codec| codec.keys(&entries)).map_err(Error::classified)?;
                 let rows = keys.into_iter().enumerate().map(|(row, key)| {
-                    let distinct = index.def.nulls_distinct && index.positions.iter().any(|&at| columns[at].is_null(row));
+                    let distinct =
+                        index.def.nulls_distinct && index.positions.iter().any(|&at| columns[at].is_null(row));
                     (!distinct).then_some(key)
                 });
                 Ok(rows.collect())
@@ -176,7 +178,11 @@ impl Conflict {
     }
 
     /// Inserts what is new, and does the action for the rest. Returns the stored columns of the rows written.
-    pub(super) async fn insert(&mut self, writer: &mut TableWriter, visible: &[ArrayRef]) -> Result<Vec<Vec<ArrayRef>>> {
+    pub(super) async fn insert(
+        &mut self,
+        writer: &mut TableWriter,
+        visible: &[ArrayRef],
+    ) -> Result<Vec<Vec<ArrayRef>>> {
         let columns = writer.stored_columns(visible)?;
         writer.check(&columns)?;
         let rows = columns.first().map_or(0, |array| array.len());
@@ -236,7 +242,12 @@ impl Conflict {
         Ok(proposals)
     }
 
-    async fn change(&self, writer: &mut TableWriter, columns: &[ArrayRef], existing: &[(usize, Found, RowKey)]) -> Result<Option<Vec<ArrayRef>>> {
+    async fn change(
+        &self,
+        writer: &mut TableWriter,
+        columns: &[ArrayRef],
+        existing: &[(usize, Found, RowKey)],
+    ) -> Result<Option<Vec<ArrayRef>>> {
         let Some(update) = &self.update else {
             return Ok(None);
         };
@@ -250,7 +261,9 @@ impl Conflict {
                 let first = index.stored.columns.len() - index.key.len();
                 let spec = ScanSpec::new((first..index.stored.columns.len()).collect());
                 let rows = view.get(&entries, &spec).await.map_err(Error::classified)?;
-                KeyCodec::new(&table.stored).and_then(|codec| codec.keys_of_columns(rows.columns())).map_err(Error::classified)?
+                KeyCodec::new(&table.stored)
+                    .and_then(|codec| codec.keys_of_columns(rows.columns()))
+                    .map_err(Error::classified)?
             }
         };
         let view = writer.txn.storage.view(&table.stored).map_err(Error::classified)?;
@@ -268,7 +281,9 @@ impl Conflict {
         let mut excluded = excluded;
         let mut locators: Vec<Locator> = found
             .into_iter()
-            .map(|found| found.map(|found| found.locator).ok_or_else(|| Error::internal("a conflicting row has no place")))
+            .map(|found| {
+                found.map(|found| found.locator).ok_or_else(|| Error::internal("a conflicting row has no place"))
+            })
             .collect::<Result<_>>()?;
         if let Some(condition) = &update.condition {
             let holds = condition.condition(0, &side_by_side(&table, &old, &excluded)?)?;
@@ -294,7 +309,9 @@ impl Conflict {
 
 fn twice() -> Error {
     Error::state(SqlState::CARDINALITY_VIOLATION, "ON CONFLICT DO UPDATE command cannot affect row a second time")
-        .with_hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values.")
+        .with_hint(
+            "Ensure that no rows proposed for insertion within the same command have duplicate constrained values.",
+        )
 }
 
 fn nullable(schema: &Schema) -> Schema {

@@ -115,7 +115,10 @@ impl RowRules {
             let row = (0..columns[at].len()).find(|&row| columns[at].is_null(row)).unwrap_or(0);
             return Err(Error::state(
                 SqlState::NOT_NULL_VIOLATION,
-                format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", column.name, table.def.name),
+                format!(
+                    "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                    column.name, table.def.name
+                ),
             )
             .with_detail(failing_row(table, columns, row)));
         }
@@ -137,7 +140,10 @@ impl RowRules {
                 if let Some(row) = (0..holds.len()).find(|&row| holds.is_valid(row) && !holds.value(row)) {
                     return Err(Error::state(
                         SqlState::CHECK_VIOLATION,
-                        format!("new row for relation \"{}\" violates check constraint \"{}\"", table.def.name, check.name),
+                        format!(
+                            "new row for relation \"{}\" violates check constraint \"{}\"",
+                            table.def.name, check.name
+                        ),
                     )
                     .with_detail(failing_row(table, columns, row)));
                 }
@@ -184,7 +190,8 @@ pub(super) fn show(array: &ArrayRef, row: usize) -> String {
         }
     }
     let options = FormatOptions::default().with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"));
-    ArrayFormatter::try_new(array, &options).map_or_else(|_| "?".to_owned(), |formatter| formatter.value(row).to_string())
+    ArrayFormatter::try_new(array, &options)
+        .map_or_else(|_| "?".to_owned(), |formatter| formatter.value(row).to_string())
 }
 
 /// `(a, b)=(1, 2)`.
@@ -209,9 +216,12 @@ pub(super) fn duplicate_in_index(table: &TableEntry, index: &IndexEntry, columns
 }
 
 pub(super) fn violation(constraint: &str, key: &str) -> Error {
-    Error::new(base::ErrorKind::AlreadyExists, format!("duplicate key value violates unique constraint \"{constraint}\""))
-        .with_state(SqlState::UNIQUE_VIOLATION)
-        .with_detail(format!("Key {key} already exists."))
+    Error::new(
+        base::ErrorKind::AlreadyExists,
+        format!("duplicate key value violates unique constraint \"{constraint}\""),
+    )
+    .with_state(SqlState::UNIQUE_VIOLATION)
+    .with_detail(format!("Key {key} already exists."))
 }
 
 #[cfg(test)]
@@ -222,7 +232,8 @@ mod tests {
 
     #[test]
     fn zeros_lose_their_sign() {
-        let doubles: ArrayRef = Arc::new(Float64Array::from(vec![Some(-0.0), None, Some(-1.5), Some(f64::NAN), Some(0.0)]));
+        let doubles: ArrayRef =
+            Arc::new(Float64Array::from(vec![Some(-0.0), None, Some(-1.5), Some(f64::NAN), Some(0.0)]));
         let plain = one_zero(&doubles).unwrap();
         let plain = plain.as_primitive::<Float64Type>();
         assert_eq!(plain.value(0).to_bits(), 0);

@@ -7,10 +7,10 @@ use futures::StreamExt;
 use super::foreign_keys::spread;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, locators, plan, run_plan};
-use crate::{Error, Result};
 use crate::parse::statement as st;
 use crate::plan::{Overrides, Planning, Scope, select};
 use crate::session::learn;
+use crate::{Error, Result};
 
 /// The statement as a SELECT: the columns at `positions`, the locator, what RETURNING wants of other relations.
 async fn select_rows(
@@ -29,7 +29,11 @@ async fn select_rows(
 }
 
 /// Parameter types, and the schema of RETURNING.
-pub(crate) async fn types(scope: &Scope, delete: &st::Delete, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+pub(crate) async fn types(
+    scope: &Scope,
+    delete: &st::Delete,
+    known: &mut [Option<FieldRef>],
+) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &delete.table)?;
     let mut returning = Returning::new(&delete.returning, &target);
     let positions = &target.table.stored.key;
@@ -44,7 +48,8 @@ async fn point(scope: &Scope, delete: &st::Delete) -> Result<Option<Written>> {
     if scope.notes.is_watching() || delete.with.is_some() || !delete.using.is_empty() || !delete.returning.is_empty() {
         return Ok(None);
     }
-    let (Some(selection), Some((table, alias))) = (&delete.selection, crate::fast::plain_table(scope, &delete.table)) else {
+    let (Some(selection), Some((table, alias))) = (&delete.selection, crate::fast::plain_table(scope, &delete.table))
+    else {
         return Ok(None);
     };
     let Some(key) = crate::fast::key(scope, &table, &alias, selection) else {

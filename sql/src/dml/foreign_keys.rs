@@ -50,7 +50,10 @@ impl Place {
             }
             None => Err(Error::state(
                 SqlState::INVALID_FOREIGN_KEY,
-                format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.def.name),
+                format!(
+                    "there is no unique constraint matching given keys for referenced table \"{}\"",
+                    parent.def.name
+                ),
             )),
         }
     }
@@ -66,7 +69,11 @@ impl Place {
                 Some(from) => {
                     let wanted = &self.schema.columns[at].data_type;
                     let array = &columns[*from];
-                    if array.data_type() == wanted { Ok(array.clone()) } else { Ok(arrow::compute::cast(array, wanted)?) }
+                    if array.data_type() == wanted {
+                        Ok(array.clone())
+                    } else {
+                        Ok(arrow::compute::cast(array, wanted)?)
+                    }
                 }
                 None => Ok(Arc::new((0..rows).map(|_| Some(&[] as &[u8])).collect::<BinaryArray>()) as ArrayRef),
             })
@@ -137,7 +144,8 @@ impl Referencing {
                 Err(storage::Error::UnknownTable(_)) => continue,
                 Err(error) => return Err(Error::classified(error)),
             };
-            let doubtful: Vec<RowKey> = chunk.iter().zip(&now).filter(|(_, now)| now.is_none()).map(|(key, _)| key.clone()).collect();
+            let doubtful: Vec<RowKey> =
+                chunk.iter().zip(&now).filter(|(_, now)| now.is_none()).map(|(key, _)| key.clone()).collect();
             if doubtful.is_empty() {
                 continue;
             }
@@ -145,7 +153,10 @@ impl Referencing {
             let before = store.snapshot_at(txn.storage.snapshot_ts()).await.map_err(Error::classified)?;
             if let Ok(view) = before.table(&self.place.schema) {
                 if view.find(&doubtful).await.map_err(Error::classified)?.iter().any(Option::is_some) {
-                    return Err(Error::new(ErrorKind::Conflict, "could not serialize access due to concurrent delete of a referenced row"));
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        "could not serialize access due to concurrent delete of a referenced row",
+                    ));
                 }
             }
         }
@@ -157,9 +168,16 @@ impl Referencing {
         let shown = self.wanted.get(key).map_or("", |shown| shown.trim_start_matches("()"));
         Error::state(
             SqlState::FOREIGN_KEY_VIOLATION,
-            format!("insert or update on table \"{}\" violates foreign key constraint \"{}\"", table.def.name, self.key.name),
+            format!(
+                "insert or update on table \"{}\" violates foreign key constraint \"{}\"",
+                table.def.name, self.key.name
+            ),
         )
-        .with_detail(format!("Key ({}){shown} is not present in table \"{}\".", names.join(", "), self.parent.def.name))
+        .with_detail(format!(
+            "Key ({}){shown} is not present in table \"{}\".",
+            names.join(", "),
+            self.parent.def.name
+        ))
     }
 }
 
@@ -196,7 +214,9 @@ impl Referenced {
             return Ok(());
         }
         let rows = UInt32Array::from_iter_values(rows.into_iter().map(|row| u32::try_from(row).unwrap_or(u32::MAX)));
-        let pick = |columns: &[ArrayRef]| columns.iter().map(|column| Ok(take(column, &rows, None)?)).collect::<Result<Vec<_>>>();
+        let pick = |columns: &[ArrayRef]| {
+            columns.iter().map(|column| Ok(take(column, &rows, None)?)).collect::<Result<Vec<_>>>()
+        };
         let after = after.as_deref().map(pick).transpose()?;
         self.gone.push((pick(&before)?, after));
         Ok(())
@@ -210,26 +230,40 @@ impl Referenced {
             let view = txn.storage.view(&self.place.schema).map_err(Error::classified)?;
             let found = view.find(&keys).await.map_err(Error::classified)?;
             let missing = UInt32Array::from_iter_values(
-                found.iter().enumerate().filter(|(_, found)| found.is_none()).map(|(row, _)| u32::try_from(row).unwrap_or(u32::MAX)),
+                found
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, found)| found.is_none())
+                    .map(|(row, _)| u32::try_from(row).unwrap_or(u32::MAX)),
             );
             if missing.is_empty() {
                 continue;
             }
-            let pick = |columns: &[ArrayRef]| columns.iter().map(|column| Ok(take(column, &missing, None)?)).collect::<Result<Vec<_>>>();
+            let pick = |columns: &[ArrayRef]| {
+                columns.iter().map(|column| Ok(take(column, &missing, None)?)).collect::<Result<Vec<_>>>()
+            };
             let before = pick(before)?;
             let after = after.as_deref().map(pick).transpose()?;
             let action = if after.is_some() { self.key.on_update } else { self.key.on_delete };
             self.unseen_children(scope, txn, table, &before).await?;
             match action {
                 Action::NoAction | Action::Restrict => self.refuse(scope, txn, table, &before).await?,
-                Action::Cascade | Action::SetNull | Action::SetDefault => self.follow(scope, txn, &before, after.as_deref(), action).await?,
+                Action::Cascade | Action::SetNull | Action::SetDefault => {
+                    self.follow(scope, txn, &before, after.as_deref(), action).await?
+                }
             }
         }
         Ok(())
     }
 
     /// The child's rows that refer to some keys: `SELECT items FROM child JOIN gone ON …`.
-    async fn children(&self, scope: &Scope, target: &Target, items: Vec<ast::SelectItem>, gone: RecordBatch) -> Result<crate::door::BatchStream> {
+    async fn children(
+        &self,
+        scope: &Scope,
+        target: &Target,
+        items: Vec<ast::SelectItem>,
+        gone: RecordBatch,
+    ) -> Result<crate::door::BatchStream> {
         let names: Vec<&str> = self.key.columns.iter().map(|&id| self.child.def.column_name(id)).collect();
         let gone_name = identifier("__gone");
         let few = gone.num_rows() <= 256 && names.len() == 1;
@@ -248,7 +282,11 @@ impl Referenced {
                 op: ast::BinaryOperator::Eq,
                 right: Box::new(qualified(&gone_name, &format!("b{at}"))),
             })
-            .reduce(|left, right| ast::Expr::BinaryOp { left: Box::new(left), op: ast::BinaryOperator::And, right: Box::new(right) });
+            .reduce(|left, right| ast::Expr::BinaryOp {
+                left: Box::new(left),
+                op: ast::BinaryOperator::And,
+                right: Box::new(right),
+            });
         let other = ast::TableWithJoins {
             relation: table_factor(ast::ObjectName::from(vec![gone_name]), None),
             joins: Vec::new(),
@@ -291,7 +329,9 @@ impl Referenced {
     async fn refuse_in(&self, scope: &Scope, table: &TableEntry, before: &[ArrayRef]) -> Result<()> {
         let target = self.target(scope);
         let gone = identifier("__gone");
-        let items = (0..before.len()).map(|at| crate::plan::item(qualified(&gone, &format!("b{at}")), &format!("b{at}"))).collect();
+        let items = (0..before.len())
+            .map(|at| crate::plan::item(qualified(&gone, &format!("b{at}")), &format!("b{at}")))
+            .collect();
         let mut found = self.children(scope, &target, items, Self::gone_batch(before, None)?).await?;
         while let Some(batch) = found.next().await {
             let batch = batch?;
@@ -316,7 +356,13 @@ impl Referenced {
     }
 
     /// Children committed after the own snapshot cannot be followed by this transaction: it must be tried again.
-    async fn unseen_children(&self, scope: &Scope, txn: &Arc<Txn>, table: &TableEntry, before: &[ArrayRef]) -> Result<()> {
+    async fn unseen_children(
+        &self,
+        scope: &Scope,
+        txn: &Arc<Txn>,
+        table: &TableEntry,
+        before: &[ArrayRef],
+    ) -> Result<()> {
         let snapshot = scope.engine().store.snapshot();
         if snapshot.ts() == txn.storage.snapshot_ts() || snapshot.table(&self.child.stored).is_err() {
             return Ok(());
@@ -331,11 +377,17 @@ impl Referenced {
         while let Some(batch) = found.next().await {
             let batch = batch?;
             let times = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Int64)?;
-            let times = times.as_any().downcast_ref::<arrow::array::Int64Array>().ok_or_else(|| Error::internal("times are numbers"))?;
+            let times = times
+                .as_any()
+                .downcast_ref::<arrow::array::Int64Array>()
+                .ok_or_else(|| Error::internal("times are numbers"))?;
             if times.iter().flatten().any(|time| time > limit) {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("could not serialize access: a row of \"{}\" began to refer to a row of \"{}\"", self.child.def.name, table.def.name),
+                    format!(
+                        "could not serialize access: a row of \"{}\" began to refer to a row of \"{}\"",
+                        self.child.def.name, table.def.name
+                    ),
                 ));
             }
         }
@@ -343,14 +395,23 @@ impl Referenced {
     }
 
     /// CASCADE, SET NULL, SET DEFAULT.
-    async fn follow(&self, scope: &Scope, txn: &Arc<Txn>, before: &[ArrayRef], after: Option<&[ArrayRef]>, action: Action) -> Result<()> {
+    async fn follow(
+        &self,
+        scope: &Scope,
+        txn: &Arc<Txn>,
+        before: &[ArrayRef],
+        after: Option<&[ArrayRef]>,
+        action: Action,
+    ) -> Result<()> {
         let scope = Scope { reader: Reader::Transaction(txn.clone()), ..scope.clone() };
         let target = self.target(&scope);
         let positions = target.all_positions();
         let mut items = target.row_items(&positions);
         let gone = identifier("__gone");
         if after.is_some() {
-            items.extend((0..before.len()).map(|at| crate::plan::item(qualified(&gone, &format!("a{at}")), &format!("a{at}"))));
+            items.extend(
+                (0..before.len()).map(|at| crate::plan::item(qualified(&gone, &format!("a{at}")), &format!("a{at}"))),
+            );
         }
         let mut found = self.children(&scope, &target, items, Self::gone_batch(before, after)?).await?;
         let mut writer = TableWriter::new(&scope, &self.child, true).await?;

@@ -12,7 +12,9 @@ use futures::StreamExt;
 use sqlparser::ast;
 
 use super::conflict::Conflict;
-use super::{Conversion, Returning, TableWriter, Target, Written, assignable, check_assignable, default_of, hint, run_plan};
+use super::{
+    Conversion, Returning, TableWriter, Target, Written, assignable, check_assignable, default_of, hint, run_plan,
+};
 use crate::catalog::TableEntry;
 use crate::parse::statement as st;
 use crate::plan::{Binder, Overrides, Planning, Scope, identifier, qualified, select, table_factor};
@@ -49,9 +51,12 @@ fn given(table: &TableEntry, insert: &st::Insert, width: Option<usize>) -> Resul
 
 fn generated_always(table: &TableEntry, place: usize) -> Error {
     let name = table.arrow.field(place).name();
-    Error::state(SqlState([b'4', b'2', b'8', b'C', b'9']), format!("cannot insert a non-DEFAULT value into column \"{name}\""))
-        .with_detail(format!("Column \"{name}\" is an identity column defined as GENERATED ALWAYS or a generated column."))
-        .with_hint("use OVERRIDING SYSTEM VALUE to override")
+    Error::state(
+        SqlState([b'4', b'2', b'8', b'C', b'9']),
+        format!("cannot insert a non-DEFAULT value into column \"{name}\""),
+    )
+    .with_detail(format!("Column \"{name}\" is an identity column defined as GENERATED ALWAYS or a generated column."))
+    .with_hint("use OVERRIDING SYSTEM VALUE to override")
 }
 
 /// What becomes of a value given for a column.
@@ -78,7 +83,10 @@ pub(super) fn rows_of(source: &st::InsertSource) -> Option<Vec<&Vec<ast::Expr>>>
     };
     match query.body.as_ref() {
         ast::SetExpr::Values(values)
-            if query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none() =>
+            if query.with.is_none()
+                && query.order_by.is_none()
+                && query.limit_clause.is_none()
+                && query.fetch.is_none() =>
         {
             Some(values.rows.iter().map(|row| &row.content).collect())
         }
@@ -87,7 +95,12 @@ pub(super) fn rows_of(source: &st::InsertSource) -> Option<Vec<&Vec<ast::Expr>>>
 }
 
 /// `VALUES` with every cell of its column's type, one column per visible column, DEFAULT written out.
-fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>], known: &mut [Option<FieldRef>]) -> Result<ast::Query> {
+fn typed_values(
+    table: &TableEntry,
+    insert: &st::Insert,
+    rows: &[&Vec<ast::Expr>],
+    known: &mut [Option<FieldRef>],
+) -> Result<ast::Query> {
     let width = rows.first().map_or(0, |row| row.len());
     if rows.iter().any(|row| row.len() != width) {
         return Err(Error::syntax("VALUES lists must all be the same length"));
@@ -106,7 +119,11 @@ fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>
             hint(known, cell, &table.types[at].field_ref(table.arrow.field(place).name()));
             cells[place] = cell.clone();
         }
-        let cells = cells.into_iter().zip(&conversions).map(|(cell, conversion)| conversion.apply(cell)).collect::<Result<Vec<_>>>()?;
+        let cells = cells
+            .into_iter()
+            .zip(&conversions)
+            .map(|(cell, conversion)| conversion.apply(cell))
+            .collect::<Result<Vec<_>>>()?;
         typed.push(cells);
     }
     let mut query = crate::plan::parse_query("VALUES (1)")?;
@@ -125,7 +142,13 @@ fn typed_values(table: &TableEntry, insert: &st::Insert, rows: &[&Vec<ast::Expr>
 }
 
 /// The new rows as a plan: one column per visible column, of its type, in order.
-async fn source(scope: &Scope, insert: &st::Insert, table: &TableEntry, overrides: Overrides, known: &mut [Option<FieldRef>]) -> Result<LogicalPlan> {
+async fn source(
+    scope: &Scope,
+    insert: &st::Insert,
+    table: &TableEntry,
+    overrides: Overrides,
+    known: &mut [Option<FieldRef>],
+) -> Result<LogicalPlan> {
     let one_row: Vec<ast::Expr> = Vec::new();
     let rows = match &insert.source {
         st::InsertSource::DefaultValues => Some(vec![&one_row]),
@@ -161,7 +184,9 @@ async fn source(scope: &Scope, insert: &st::Insert, table: &TableEntry, override
 fn check_cells(table: &TableEntry, plan: &LogicalPlan) -> Result<()> {
     let (rows, schema) = match plan {
         LogicalPlan::Values(values) => (values.values.as_slice(), Arc::new(DFSchema::empty())),
-        LogicalPlan::Projection(projection) => (std::slice::from_ref(&projection.expr), projection.input.schema().clone()),
+        LogicalPlan::Projection(projection) => {
+            (std::slice::from_ref(&projection.expr), projection.input.schema().clone())
+        }
         _ => return Ok(()),
     };
     for row in rows {
@@ -211,7 +236,11 @@ fn with_known(scope: &Scope, known: &[Option<FieldRef>]) -> Scope {
 }
 
 /// Parameter types, and the schema of RETURNING.
-pub(crate) async fn types(scope: &Scope, insert: &st::Insert, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+pub(crate) async fn types(
+    scope: &Scope,
+    insert: &st::Insert,
+    known: &mut [Option<FieldRef>],
+) -> Result<Option<SchemaRef>> {
     let target = Target::named(scope, &insert.table, insert.alias.clone())?;
     source(scope, insert, &target.table, Overrides::default(), known).await?;
     if let Some(on_conflict) = &insert.on_conflict {
@@ -241,7 +270,9 @@ pub(crate) async fn run(scope: &Scope, insert: &st::Insert) -> Result<Written> {
 }
 
 fn nullable(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>(),
+    ))
 }
 
 /// Identity values are reserved before the plan runs: functions inside a plan cannot always wait.
@@ -249,7 +280,8 @@ async fn prefill(scope: &Scope, insert: &st::Insert, table: &TableEntry) -> Resu
     let count = rows_of(&insert.source).map_or(1, |rows| rows.len()) as u64;
     for (_, column) in table.def.live() {
         if let Some(identity) = &column.identity {
-            if let Some(crate::catalog::Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence) {
+            if let Some(crate::catalog::Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence)
+            {
                 scope.engine().sequences.prefill(&scope.engine().store, sequence, count).await?;
             }
         }
@@ -259,7 +291,11 @@ async fn prefill(scope: &Scope, insert: &st::Insert, table: &TableEntry) -> Resu
 
 /// One statement for many sets of parameters: the parameters become a table. `None` when the statement's shape needs the
 /// executions one by one.
-pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(FieldRef, ArrayRef)]) -> Result<Option<Written>> {
+pub(crate) async fn run_batch(
+    scope: &Scope,
+    insert: &st::Insert,
+    params: &[(FieldRef, ArrayRef)],
+) -> Result<Option<Written>> {
     let Some(rows) = rows_of(&insert.source) else {
         return Ok(None);
     };
@@ -271,13 +307,15 @@ pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(Fie
     let count = params[0].1.len();
     for (_, column) in target.table.def.live() {
         if let Some(identity) = &column.identity {
-            if let Some(crate::catalog::Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence) {
+            if let Some(crate::catalog::Relation::Sequence(sequence)) = scope.catalog.relation_by_id(identity.sequence)
+            {
                 scope.engine().sequences.prefill(&scope.engine().store, sequence, count as u64).await?;
             }
         }
     }
     let fields: Vec<FieldRef> = params.iter().map(|(field, _)| field.clone()).collect();
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), params.iter().map(|(_, array)| array.clone()).collect())?;
+    let batch =
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), params.iter().map(|(_, array)| array.clone()).collect())?;
     let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
     let name = identifier("__parameters");
     let typed = typed_values(&target.table, insert, &rows, &mut [])?;
@@ -299,7 +337,8 @@ pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(Fie
             crate::plan::item(cell, field.name())
         })
         .collect();
-    let from = ast::TableWithJoins { relation: table_factor(ast::ObjectName::from(vec![name]), None), joins: Vec::new() };
+    let from =
+        ast::TableWithJoins { relation: table_factor(ast::ObjectName::from(vec![name]), None), joins: Vec::new() };
     let mut query = select(None, items, vec![from], None);
     let overrides = Overrides::from([("__parameters".to_owned(), Arc::new(table) as Arc<_>)]);
     let binder = Binder::for_query(scope, &mut query, overrides, false).await?;
@@ -309,7 +348,12 @@ pub(crate) async fn run_batch(scope: &Scope, insert: &st::Insert, params: &[(Fie
     Ok(Some(write(scope, insert, &target, stream).await?))
 }
 
-async fn write(scope: &Scope, insert: &st::Insert, target: &Target, mut stream: crate::door::BatchStream) -> Result<Written> {
+async fn write(
+    scope: &Scope,
+    insert: &st::Insert,
+    target: &Target,
+    mut stream: crate::door::BatchStream,
+) -> Result<Written> {
     let mut returning = Returning::new(&insert.returning, target);
     returning.plan(scope).await?;
     let mut conflict = match &insert.on_conflict {

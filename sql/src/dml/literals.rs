@@ -138,7 +138,10 @@ async fn default_column(scope: &Scope, table: &TableEntry, at: usize, rows: usiz
         ast::Expr::Value(_) => true,
         ast::Expr::UnaryOp { expr, .. } => matches!(expr.as_ref(), ast::Expr::Value(_)),
         ast::Expr::Function(function) => {
-            matches!(function.name.to_string().to_lowercase().as_str(), "now" | "current_timestamp" | "current_date" | "transaction_timestamp")
+            matches!(
+                function.name.to_string().to_lowercase().as_str(),
+                "now" | "current_timestamp" | "current_date" | "transaction_timestamp"
+            )
         }
         _ => false,
     };
@@ -148,7 +151,9 @@ async fn default_column(scope: &Scope, table: &TableEntry, at: usize, rows: usiz
     let value = Binder::plain(scope).constant(expr)?;
     let one = value.to_array_of_size(rows)?;
     Ok(match value {
-        ScalarValue::Utf8(_) | ScalarValue::Utf8View(_) => text_cast(&one, data_type, &table.types[at].field("v", true)),
+        ScalarValue::Utf8(_) | ScalarValue::Utf8View(_) => {
+            text_cast(&one, data_type, &table.types[at].field("v", true))
+        }
         _ => plain_cast(&one, data_type),
     })
 }
@@ -182,7 +187,9 @@ fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<Ar
             plain_cast(&(Arc::new(texts.clone()) as ArrayRef), data_type)
         }
         DataType::Date32 => Some(Arc::new(read::<Date32Type>(texts, input::date)?)),
-        DataType::Timestamp(TimeUnit::Microsecond, None) => Some(Arc::new(read::<TimestampMicrosecondType>(texts, input::timestamp)?)),
+        DataType::Timestamp(TimeUnit::Microsecond, None) => {
+            Some(Arc::new(read::<TimestampMicrosecondType>(texts, input::timestamp)?))
+        }
         DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
             let moments = read::<TimestampMicrosecondType>(texts, input::timestamptz)?;
             Some(Arc::new(moments.with_data_type(data_type.clone())))
@@ -193,7 +200,9 @@ fn text_cast(array: &ArrayRef, data_type: &DataType, field: &Field) -> Option<Ar
                 let digits = text.trim_start_matches(['-', '+']);
                 !digits.is_empty()
                     && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-                    && digits.split_once('.').is_none_or(|(_, fraction)| fraction.len() <= usize::try_from(*scale).unwrap_or(0))
+                    && digits
+                        .split_once('.')
+                        .is_none_or(|(_, fraction)| fraction.len() <= usize::try_from(*scale).unwrap_or(0))
             });
             plain.then(|| plain_cast(&(Arc::new(texts.clone()) as ArrayRef), data_type)).flatten()
         }
@@ -241,9 +250,9 @@ fn convert(cells: &[Cell<'_>], data_type: &DataType, field: &Field) -> Option<Ar
         .iter()
         .map(|cell| match cell {
             Cell::Null => Some(None),
-            Cell::Number(number) if numeric => {
-                (!whole || number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')).then(|| Some(number.clone()))
-            }
+            Cell::Number(number) if numeric => (!whole
+                || number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+            .then(|| Some(number.clone())),
             Cell::Text(text) if !numeric => Some(Some((*text).to_owned())),
             _ => None,
         })

@@ -13,7 +13,10 @@ use sqlparser::ast;
 
 use super::foreign_keys::spread;
 use super::writer::{Met, pick};
-use super::{Returning, TableWriter, Target, Written, assignable, assignments, check_assignable, default_of, hint, locators, plan, run_plan};
+use super::{
+    Returning, TableWriter, Target, Written, assignable, assignments, check_assignable, default_of, hint, locators,
+    plan, run_plan,
+};
 use crate::parse::statement::{self as st, MergeAction, MergeWhen};
 use crate::plan::{Overrides, Planning, Scope, internal_item, parse_expr, qualified, select};
 use crate::session::learn;
@@ -25,9 +28,14 @@ const MARK: &str = "\u{200b}source";
 /// What a clause does, bound.
 enum Act {
     /// Values for the visible columns, from this output column on.
-    Insert { first: usize },
+    Insert {
+        first: usize,
+    },
     /// Stored positions set, values from this output column on.
-    Update { set: Vec<usize>, first: usize },
+    Update {
+        set: Vec<usize>,
+        first: usize,
+    },
     Delete,
     Nothing,
 }
@@ -125,13 +133,19 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
         })
         .collect();
     let number = |at: usize| parse_expr(&at.to_string());
-    let branches = conditions.iter().enumerate().map(|(at, condition)| Ok((condition.clone(), number(at)?))).collect::<Result<Vec<_>>>()?;
+    let branches = conditions
+        .iter()
+        .enumerate()
+        .map(|(at, condition)| Ok((condition.clone(), number(at)?)))
+        .collect::<Result<Vec<_>>>()?;
     let mut items = target.row_items(&positions);
     items.push(internal_item(case(branches)?, "act"));
     // A value is computed for the rows its clause takes: those that no earlier clause took.
     let guarded = |clause: usize, value: ast::Expr| -> Result<ast::Expr> {
-        let mut branches: Vec<(ast::Expr, ast::Expr)> =
-            conditions[..clause].iter().map(|condition| Ok((condition.clone(), parse_expr("NULL")?))).collect::<Result<_>>()?;
+        let mut branches: Vec<(ast::Expr, ast::Expr)> = conditions[..clause]
+            .iter()
+            .map(|condition| Ok((condition.clone(), parse_expr("NULL")?)))
+            .collect::<Result<_>>()?;
         branches.push((conditions[clause].clone(), value));
         case(branches)
     };
@@ -162,7 +176,9 @@ fn bind(merge: &st::Merge, target: &Target, returning: &Returning<'_>) -> Result
                     let column = &table.def.columns[position];
                     let value = given.iter().position(|&other| other == position).and_then(|place| values.get(place));
                     let value = match value {
-                        Some(value) if !crate::parse::is_default(value) && *overriding != Some(st::Overriding::User) => {
+                        Some(value)
+                            if !crate::parse::is_default(value) && *overriding != Some(st::Overriding::User) =>
+                        {
                             let fixed = column.identity.as_ref().is_some_and(|identity| identity.always);
                             if column.generated.is_some() || (fixed && *overriding != Some(st::Overriding::System)) {
                                 return Err(Error::state(
@@ -242,7 +258,11 @@ async fn plan_of(scope: &Scope, bound: &Bound, target: &Target, known: &mut [Opt
 }
 
 /// Parameter types, and the schema of RETURNING.
-pub(crate) async fn types(scope: &Scope, merge: &st::Merge, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+pub(crate) async fn types(
+    scope: &Scope,
+    merge: &st::Merge,
+    known: &mut [Option<FieldRef>],
+) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &merge.table)?;
     let mut returning = Returning::new(&merge.returning, &target).of_merge();
     let bound = bind(merge, &target, &returning)?;
@@ -276,16 +296,20 @@ pub(crate) async fn run(scope: &Scope, merge: &st::Merge) -> Result<Written> {
             continue;
         }
         let numbers = arrow::compute::cast(batch.column(act_column), &arrow::datatypes::DataType::Int64)?;
-        let numbers = numbers.as_any().downcast_ref::<Int64Array>().ok_or_else(|| Error::internal("clauses are numbered"))?;
+        let numbers =
+            numbers.as_any().downcast_ref::<Int64Array>().ok_or_else(|| Error::internal("clauses are numbered"))?;
         for (number, act) in bound.acts.iter().enumerate() {
-            let rows: Vec<usize> =
-                (0..batch.num_rows()).filter(|&row| numbers.is_valid(row) && usize::try_from(numbers.value(row)) == Ok(number)).collect();
+            let rows: Vec<usize> = (0..batch.num_rows())
+                .filter(|&row| numbers.is_valid(row) && usize::try_from(numbers.value(row)) == Ok(number))
+                .collect();
             if rows.is_empty() || matches!(act, Act::Nothing) {
                 continue;
             }
             let chosen = RecordBatch::try_new(batch.schema(), pick(batch.columns(), &rows)?)?;
             count += rows.len() as u64;
-            let values = |first: usize, width: usize| -> Vec<ArrayRef> { (first..first + width).map(|at| chosen.column(at).clone()).collect() };
+            let values = |first: usize, width: usize| -> Vec<ArrayRef> {
+                (first..first + width).map(|at| chosen.column(at).clone()).collect()
+            };
             let others = returning.others_of(&chosen);
             match act {
                 Act::Insert { first } => {

@@ -79,9 +79,9 @@ impl Target {
             ast::TableFactor::Table { name, alias, version: None, args: None, .. } => {
                 Self::named(scope, name, alias.as_ref().map(|alias| alias.name.clone()))
             }
-            ast::TableFactor::Table { version: Some(_), .. } => {
-                Err(Error::unsupported(crate::parse::TableModifiers::of(factor)?.beyond_as_of().unwrap_or("changing the past")))
-            }
+            ast::TableFactor::Table { version: Some(_), .. } => Err(Error::unsupported(
+                crate::parse::TableModifiers::of(factor)?.beyond_as_of().unwrap_or("changing the past"),
+            )),
             other => Err(Error::state(SqlState::WRONG_OBJECT_TYPE, format!("{other} cannot be changed"))),
         }
     }
@@ -104,7 +104,12 @@ impl Target {
     pub(super) fn row_items(&self, positions: &[usize]) -> Vec<ast::SelectItem> {
         let mut items: Vec<_> = positions
             .iter()
-            .map(|&at| crate::plan::internal_item(crate::plan::qualified(&self.alias, &self.table.def.columns[at].name), &format!("o{at}")))
+            .map(|&at| {
+                crate::plan::internal_item(
+                    crate::plan::qualified(&self.alias, &self.table.def.columns[at].name),
+                    &format!("o{at}"),
+                )
+            })
             .collect();
         items.push(crate::plan::internal_item(crate::plan::qualified(&self.alias, "_file"), "f"));
         items.push(crate::plan::internal_item(crate::plan::qualified(&self.alias, "_offset"), "x"));
@@ -122,11 +127,17 @@ pub(super) fn locators(batch: &RecordBatch, at: usize) -> Result<Vec<Locator>> {
     let wrong = || Error::internal("a locator column has the wrong type");
     let files = batch.column(at).as_any().downcast_ref::<UInt64Array>().ok_or_else(wrong)?;
     let offsets = batch.column(at + 1).as_any().downcast_ref::<UInt32Array>().ok_or_else(wrong)?;
-    Ok((0..batch.num_rows()).map(|row| Locator { file: FileId(files.value(row)), offset: offsets.value(row) }).collect())
+    Ok((0..batch.num_rows())
+        .map(|row| Locator { file: FileId(files.value(row)), offset: offsets.value(row) })
+        .collect())
 }
 
 /// Plans a query built by a statement, with system columns exposed.
-pub(crate) async fn plan(scope: &Scope, mut query: ast::Query, overrides: Overrides) -> Result<datafusion::logical_expr::LogicalPlan> {
+pub(crate) async fn plan(
+    scope: &Scope,
+    mut query: ast::Query,
+    overrides: Overrides,
+) -> Result<datafusion::logical_expr::LogicalPlan> {
     let binder = Binder::for_query(scope, &mut query, overrides, true).await?;
     binder.query(query)
 }
@@ -191,7 +202,8 @@ impl Conversion {
             _ => None,
         };
         let dialect = sqlparser::dialect::PostgreSqlDialect {};
-        let data_type = sqlparser::parser::Parser::new(&dialect).try_with_sql(sql_type.assigned_name())?.parse_data_type()?;
+        let data_type =
+            sqlparser::parser::Parser::new(&dialect).try_with_sql(sql_type.assigned_name())?.parse_data_type()?;
         Ok(Conversion::Cast(data_type, reader))
     }
 
@@ -200,9 +212,13 @@ impl Conversion {
         match self {
             Conversion::Call(name) | Conversion::Cast(_, Some(name)) if text => call(name, expr),
             Conversion::Call(name) => call(name, expr),
-            Conversion::Cast(data_type, _) => {
-                Ok(ast::Expr::Cast { kind: ast::CastKind::Cast, array: false, expr: Box::new(expr), data_type: data_type.clone(), format: None })
-            }
+            Conversion::Cast(data_type, _) => Ok(ast::Expr::Cast {
+                kind: ast::CastKind::Cast,
+                array: false,
+                expr: Box::new(expr),
+                data_type: data_type.clone(),
+                format: None,
+            }),
         }
     }
 }
@@ -245,13 +261,21 @@ pub(crate) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -
             DataType::Time32(_) | DataType::Time64(_) => Family::Time,
             DataType::Interval(_) | DataType::Duration(_) => Family::Interval,
             DataType::FixedSizeBinary(16) => Family::Uuid,
-            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => Family::Bytes,
-            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::ListView(_) => Family::List,
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+                Family::Bytes
+            }
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::ListView(_) => {
+                Family::List
+            }
             other if other.is_numeric() => Family::Number,
             _ => Family::Other,
         }
     }
-    let wanted = if matches!(table.types[at].name(), "json" | "jsonb") { Family::Json } else { family(table.types[at].data_type()) };
+    let wanted = if matches!(table.types[at].name(), "json" | "jsonb") {
+        Family::Json
+    } else {
+        family(table.types[at].data_type())
+    };
     let given = family(from);
     let fits = match (&given, &wanted) {
         (Family::Any | Family::Text | Family::Other, _) | (_, Family::Text) => true,
@@ -265,7 +289,11 @@ pub(crate) fn check_assignable(table: &TableEntry, at: usize, from: &DataType) -
     let name = crate::types::TypeSpec::from_arrow(from).map_or_else(|_| from.to_string(), |spec| spec.display());
     Err(Error::state(
         SqlState::DATATYPE_MISMATCH,
-        format!("column \"{}\" is of type {} but expression is of type {name}", table.def.columns[at].name, table.types[at].display()),
+        format!(
+            "column \"{}\" is of type {} but expression is of type {name}",
+            table.def.columns[at].name,
+            table.types[at].display()
+        ),
     )
     .with_hint("You will need to rewrite or cast the expression."))
 }
@@ -289,7 +317,9 @@ pub(super) fn assignments(table: &TableEntry, list: &[st::Assignment]) -> Result
             return Err(Error::syntax(format!("multiple assignments to same column \"{}\"", column.name)));
         }
         let is_default = crate::parse::is_default(&assignment.value);
-        if !is_default && (column.generated.is_some() || column.identity.as_ref().is_some_and(|identity| identity.always)) {
+        if !is_default
+            && (column.generated.is_some() || column.identity.as_ref().is_some_and(|identity| identity.always))
+        {
             return Err(Error::state(
                 SqlState([b'4', b'2', b'8', b'C', b'9']),
                 format!("column \"{}\" can only be updated to DEFAULT", column.name),

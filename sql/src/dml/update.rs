@@ -8,10 +8,10 @@ use futures::StreamExt;
 use super::foreign_keys::spread;
 use super::writer::{Met, pick};
 use super::{Returning, TableWriter, Target, Written, assignments, check_assignable, hint, locators, plan, run_plan};
-use crate::{Error, Result};
 use crate::parse::statement as st;
 use crate::plan::{Overrides, Planning, Scope, internal_item, select};
 use crate::session::learn;
+use crate::{Error, Result};
 
 /// The statement as a SELECT: old columns, locator, new values, what RETURNING wants of other relations.
 async fn select_rows(
@@ -53,7 +53,8 @@ async fn select_rows(
         .map(|(place, column)| match place.checked_sub(first_new).and_then(|number| set.get(number)) {
             Some((at, _)) => {
                 let name = column.name.clone();
-                Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), table.types[*at].field_ref(&name))).alias(name)
+                Expr::Cast(Cast::new_from_field(Box::new(Expr::Column(column)), table.types[*at].field_ref(&name)))
+                    .alias(name)
             }
             None => Expr::Column(column),
         })
@@ -62,7 +63,11 @@ async fn select_rows(
 }
 
 /// Parameter types, and the schema of RETURNING.
-pub(crate) async fn types(scope: &Scope, update: &st::Update, known: &mut [Option<FieldRef>]) -> Result<Option<SchemaRef>> {
+pub(crate) async fn types(
+    scope: &Scope,
+    update: &st::Update,
+    known: &mut [Option<FieldRef>],
+) -> Result<Option<SchemaRef>> {
     let target = Target::of_factor(scope, &update.table)?;
     let mut returning = Returning::new(&update.returning, &target);
     let plan = select_rows(scope, update, &target, &returning, known).await?;
@@ -80,7 +85,8 @@ async fn point(scope: &Scope, update: &st::Update, target: &Target) -> Result<Op
     if scope.notes.is_watching() || update.with.is_some() || !update.from.is_empty() || !update.returning.is_empty() {
         return Ok(None);
     }
-    let (Some(selection), Some((table, alias))) = (&update.selection, crate::fast::plain_table(scope, &update.table)) else {
+    let (Some(selection), Some((table, alias))) = (&update.selection, crate::fast::plain_table(scope, &update.table))
+    else {
         return Ok(None);
     };
     let Some(key) = crate::fast::key(scope, &table, &alias, selection) else {
@@ -137,7 +143,8 @@ pub(crate) async fn run(scope: &Scope, update: &st::Update) -> Result<Written> {
         }
         let mut old = spread(&target.table, &positions, &batch);
         let mut at = locators(&batch, positions.len())?;
-        let mut values: Vec<ArrayRef> = (0..set.len()).map(|number| batch.column(positions.len() + 2 + number).clone()).collect();
+        let mut values: Vec<ArrayRef> =
+            (0..set.len()).map(|number| batch.column(positions.len() + 2 + number).clone()).collect();
         let mut others = returning.others_of(&batch);
         if joined {
             // A row that joins several others is changed once.

@@ -54,9 +54,14 @@ impl TableWriter {
         if table.def.on_commit.as_deref() == Some("delete") {
             txn.empty_at_commit(table.def.id);
         }
-        let referencing = (0..table.def.foreign_keys.len()).map(|at| Referencing::new(scope, table, at)).collect::<Result<Vec<_>>>()?;
-        let referenced =
-            table.referenced_by.iter().map(|&(child, at)| Referenced::new(scope, table, child, at)).collect::<Result<Vec<_>>>()?;
+        let referencing = (0..table.def.foreign_keys.len())
+            .map(|at| Referencing::new(scope, table, at))
+            .collect::<Result<Vec<_>>>()?;
+        let referenced = table
+            .referenced_by
+            .iter()
+            .map(|&(child, at)| Referenced::new(scope, table, child, at))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             rules: RowRules::new(scope, table)?,
             key: KeyCodec::new(&table.stored).map_err(Error::classified)?,
@@ -200,15 +205,26 @@ impl TableWriter {
     }
 
     /// Replaces rows. Both sides are stored columns in the same order; `changed` are the positions that may differ.
-    pub(super) async fn update(&mut self, old: &[ArrayRef], new: Vec<ArrayRef>, locators: &[Locator], changed: &[usize]) -> Result<Vec<ArrayRef>> {
+    pub(super) async fn update(
+        &mut self,
+        old: &[ArrayRef],
+        new: Vec<ArrayRef>,
+        locators: &[Locator],
+        changed: &[usize],
+    ) -> Result<Vec<ArrayRef>> {
         let mut new = new;
         self.rules.complete(&self.table, &mut new)?;
         self.check(&new)?;
         let touches = |positions: &[usize]| {
             positions.iter().any(|at| changed.contains(at) || self.table.def.columns[*at].generated.is_some())
         };
-        let indexes: Vec<Arc<IndexEntry>> =
-            self.table.indexes.iter().filter(|index| touches(&index.positions) || touches(&index.key)).cloned().collect();
+        let indexes: Vec<Arc<IndexEntry>> = self
+            .table
+            .indexes
+            .iter()
+            .filter(|index| touches(&index.positions) || touches(&index.key))
+            .cloned()
+            .collect();
         for referencing in &mut self.referencing {
             if referencing.positions.iter().any(|at| changed.contains(at)) {
                 referencing.note(&new)?;
@@ -338,7 +354,9 @@ fn duplicate_anywhere(table: &TableEntry, error: storage::Error) -> Error {
             let name = table.def.primary_key.as_ref().map_or("", |key| key.name.as_str());
             let names: Vec<&str> = table.stored.key.iter().map(|&at| table.def.columns[at].name.as_str()).collect();
             match key {
-                Some(key) => violation(name, &super::constraints::show_key(&names, &key.columns().iter().collect::<Vec<_>>(), 0)),
+                Some(key) => {
+                    violation(name, &super::constraints::show_key(&names, &key.columns().iter().collect::<Vec<_>>(), 0))
+                }
                 None => violation(name, &format!("({})", names.join(", "))),
             }
         }
@@ -361,7 +379,9 @@ pub(crate) fn index_entries(table: &TableEntry, index: &IndexEntry, columns: &[A
         let rows = key.first().map_or(0, |array| array.len());
         let has_null = |row: usize| index.def.nulls_distinct && entries.iter().any(|array| array.is_null(row));
         let discriminator: BinaryArray = if (0..rows).any(has_null) {
-            let keys = KeyCodec::new(&table.stored).and_then(|codec| codec.keys_of_columns(&key)).map_err(Error::classified)?;
+            let keys = KeyCodec::new(&table.stored)
+                .and_then(|codec| codec.keys_of_columns(&key))
+                .map_err(Error::classified)?;
             (0..rows).map(|row| Some(if has_null(row) { keys[row].as_bytes() } else { &[] })).collect()
         } else {
             (0..rows).map(|_| Some(&[] as &[u8])).collect()

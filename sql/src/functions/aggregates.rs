@@ -35,9 +35,12 @@ static JSON_OF_LIST: Definition = pure(&["json_of_list"], &[on(&[Param::List], R
 static JSONB_OF_LIST: Definition = pure(&["jsonb_of_list"], &[on(&[Param::List], Returns::Jsonb, jsonb_of_list)]);
 static JSON_OF_PAIRS: Definition = pure(&["json_of_pairs"], &[on(&[Param::List], Returns::Json, json_of_pairs)]);
 static JSONB_OF_PAIRS: Definition = pure(&["jsonb_of_pairs"], &[on(&[Param::List], Returns::Jsonb, jsonb_of_pairs)]);
-static ARRAY_MODE: Definition = pure(&["array_mode"], &[on(&[Param::List, Param::Bool], Returns::Compute(item), array_mode)]);
-static ARRAY_PERCENTILE: Definition =
-    pure(&["array_percentile"], &[on(&[Param::List, Param::Double, Param::Bool], Returns::Compute(item), array_percentile)]);
+static ARRAY_MODE: Definition =
+    pure(&["array_mode"], &[on(&[Param::List, Param::Bool], Returns::Compute(item), array_mode)]);
+static ARRAY_PERCENTILE: Definition = pure(
+    &["array_percentile"],
+    &[on(&[Param::List, Param::Double, Param::Bool], Returns::Compute(item), array_percentile)],
+);
 
 /// Every scalar function of this module.
 pub(crate) static ALL: [&Definition; 6] =
@@ -45,7 +48,9 @@ pub(crate) static ALL: [&Definition; 6] =
 
 /// The aggregates to register: markers, and other names for DataFusion's.
 pub(crate) fn udafs() -> Vec<AggregateUDF> {
-    let renamed = |function: Arc<AggregateUDF>, names: &[&'static str]| function.as_ref().clone().with_aliases(names.iter().copied());
+    let renamed = |function: Arc<AggregateUDF>, names: &[&'static str]| {
+        function.as_ref().clone().with_aliases(names.iter().copied())
+    };
     let mut all: Vec<AggregateUDF> = MARKERS
         .iter()
         .map(|&(name, within_group)| {
@@ -280,7 +285,8 @@ fn jsonb_of_pairs(call: &Call<'_>) -> Result<ArrayRef> {
 /// The items that are not null, sorted.
 fn sorted(list: &ListArray, row: usize, descending: bool) -> Result<ArrayRef> {
     let items = list.value(row);
-    let valid: UInt32Array = (0..items.len()).filter(|at| items.is_valid(*at)).map(|at| u32::try_from(at).ok()).collect();
+    let valid: UInt32Array =
+        (0..items.len()).filter(|at| items.is_valid(*at)).map(|at| u32::try_from(at).ok()).collect();
     let items = take(&items, &valid, None)?;
     let order = sort_to_indices(&items, Some(SortOptions { descending, nulls_first: false }), None)?;
     Ok(take(&items, &order, None)?)
@@ -335,7 +341,10 @@ fn array_percentile(call: &Call<'_>) -> Result<ArrayRef> {
         }
         let fraction = call.double(1).value(row);
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(Error::state(base::SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("percentile value {fraction} is not between 0 and 1")));
+            return Err(Error::state(
+                base::SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+                format!("percentile value {fraction} is not between 0 and 1"),
+            ));
         }
         let items = sorted(list, row, call.bool(2).value(row))?;
         picks.push((!items.is_empty()).then(|| {

@@ -18,10 +18,16 @@ use crate::types::TypeSpec;
 /// `array && array`.
 pub(crate) static OVERLAP: Definition = pure(
     &["array_overlap", "arrayoverlap"],
-    &[on(&[Param::List, Param::List], Returns::Bool, overlap), on(&[Param::List, Param::Text], Returns::Bool, overlap_text)],
+    &[
+        on(&[Param::List, Param::List], Returns::Bool, overlap),
+        on(&[Param::List, Param::Text], Returns::Bool, overlap_text),
+    ],
 );
 
-static LENGTH: Definition = pure(&["array_length", "list_length"], &[on(&[Param::List, Param::Int], Returns::Int4, length), on(&[Param::List], Returns::Int4, length)]);
+static LENGTH: Definition = pure(
+    &["array_length", "list_length"],
+    &[on(&[Param::List, Param::Int], Returns::Int4, length), on(&[Param::List], Returns::Int4, length)],
+);
 static UPPER: Definition = pure(&["array_upper"], &[on(&[Param::List, Param::Int], Returns::Int4, length)]);
 static LOWER: Definition = pure(&["array_lower"], &[on(&[Param::List, Param::Int], Returns::Int4, lower)]);
 static CARDINALITY: Definition = pure(&["cardinality"], &[on(&[Param::List], Returns::Int4, cardinality)]);
@@ -29,22 +35,35 @@ static NDIMS: Definition = pure(&["array_ndims", "list_ndims"], &[on(&[Param::Li
 static DIMS: Definition = pure(&["array_dims", "list_dims"], &[on(&[Param::List], Returns::Text, dims)]);
 static POSITION: Definition = pure(
     &["array_position", "list_position", "array_indexof", "list_indexof"],
-    &[on(&[Param::List, Param::Any], Returns::Int4, position), on(&[Param::List, Param::Any, Param::Int], Returns::Int4, position)],
+    &[
+        on(&[Param::List, Param::Any], Returns::Int4, position),
+        on(&[Param::List, Param::Any, Param::Int], Returns::Int4, position),
+    ],
 );
-static POSITIONS: Definition =
-    pure(&["array_positions", "list_positions"], &[on(&[Param::List, Param::Any], Returns::Compute(integer_list), positions)]);
-static REMOVE: Definition = pure(&["array_remove", "list_remove"], &[on(&[Param::List, Param::Any], Returns::Same(0), remove)]);
+static POSITIONS: Definition = pure(
+    &["array_positions", "list_positions"],
+    &[on(&[Param::List, Param::Any], Returns::Compute(integer_list), positions)],
+);
+static REMOVE: Definition =
+    pure(&["array_remove", "list_remove"], &[on(&[Param::List, Param::Any], Returns::Same(0), remove)]);
 static REPLACE: Definition =
     pure(&["array_replace", "list_replace"], &[on(&[Param::List, Param::Any, Param::Any], Returns::Same(0), replace)]);
-static FILL: Definition = pure(&["array_fill"], &[on(&[Param::Any, Param::List], Returns::Compute(list_of_first), fill)]);
+static FILL: Definition =
+    pure(&["array_fill"], &[on(&[Param::Any, Param::List], Returns::Compute(list_of_first), fill)]);
 static TRIM: Definition = pure(&["trim_array"], &[on(&[Param::List, Param::Int], Returns::Same(0), trim)]);
 static TO_STRING: Definition = pure(
     &["array_to_string", "list_to_string", "array_join", "list_join"],
-    &[on(&[Param::List, Param::Text], Returns::Text, to_string), on(&[Param::List, Param::Text, Param::Text], Returns::Text, to_string)],
+    &[
+        on(&[Param::List, Param::Text], Returns::Text, to_string),
+        on(&[Param::List, Param::Text, Param::Text], Returns::Text, to_string),
+    ],
 );
 static FROM_STRING: Definition = pure(
     &["string_to_array", "string_to_list"],
-    &[on(&[Param::Text, Param::Text], Returns::TextList, from_string), on(&[Param::Text, Param::Text, Param::Text], Returns::TextList, from_string)],
+    &[
+        on(&[Param::Text, Param::Text], Returns::TextList, from_string),
+        on(&[Param::Text, Param::Text, Param::Text], Returns::TextList, from_string),
+    ],
 );
 /// What `ARRAY(query)` becomes: no rows are an empty array, not null.
 static OR_EMPTY: Definition = pure(&["array_or_empty"], &[on(&[Param::List], Returns::Same(0), or_empty)]);
@@ -96,7 +115,8 @@ fn length(call: &Call<'_>) -> Result<ArrayRef> {
             return count(length).map(Some);
         }
         // The second dimension of nested lists.
-        if call.has(1) && call.int(1).value(row) == 2
+        if call.has(1)
+            && call.int(1).value(row) == 2
             && let Some(inner) = list.value(row).as_any().downcast_ref::<ListArray>()
             && !inner.is_empty()
         {
@@ -124,7 +144,9 @@ fn cardinality(call: &Call<'_>) -> Result<ArrayRef> {
 
 fn depth(data_type: &DataType) -> i32 {
     match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => 1 + depth(item.data_type()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            1 + depth(item.data_type())
+        }
         _ => 0,
     }
 }
@@ -175,7 +197,9 @@ fn position(call: &Call<'_>) -> Result<ArrayRef> {
 
 fn positions(call: &Call<'_>) -> Result<ArrayRef> {
     let list = call.list(0);
-    let DataType::List(item) = call.returns.data_type() else { return Err(Error::internal("array_positions returns no array")) };
+    let DataType::List(item) = call.returns.data_type() else {
+        return Err(Error::internal("array_positions returns no array"));
+    };
     let mut builder = arrow::array::ListBuilder::new(arrow::array::Int32Builder::new()).with_field(Arc::clone(item));
     for row in 0..call.rows {
         if list.is_null(row) {
@@ -210,7 +234,8 @@ fn remove(call: &Call<'_>) -> Result<ArrayRef> {
             None
         } else {
             let items = list.value(row);
-            let keep: BooleanArray = equal_items(&items, &call.arrays[1], row)?.into_iter().map(|hit| Some(!hit)).collect();
+            let keep: BooleanArray =
+                equal_items(&items, &call.arrays[1], row)?.into_iter().map(|hit| Some(!hit)).collect();
             Some(arrow::compute::filter(&items, &keep)?)
         });
     }
@@ -230,7 +255,8 @@ fn replace(call: &Call<'_>) -> Result<ArrayRef> {
             let new = cast(&call.arrays[2].slice(row, 1), &item)?;
             let both = arrow::compute::concat(&[items.as_ref(), new.as_ref()])?;
             let last = u32::try_from(items.len()).map_err(|_| Error::internal("an array is too long"))?;
-            let picks: UInt32Array = hits.into_iter().zip(0u32..).map(|(hit, at)| if hit { last } else { at }).collect();
+            let picks: UInt32Array =
+                hits.into_iter().zip(0u32..).map(|(hit, at)| if hit { last } else { at }).collect();
             Some(take(&both, &picks, None)?)
         });
     }
@@ -246,7 +272,11 @@ fn fill(call: &Call<'_>) -> Result<ArrayRef> {
             return Err(Error::invalid("the dimensions of array_fill cannot be null"));
         }
         let dimensions = cast(&sizes.value(row), &DataType::Int64)?;
-        let dimensions = dimensions.as_any().downcast_ref::<arrow::array::Int64Array>().map(|array| array.values().to_vec()).unwrap_or_default();
+        let dimensions = dimensions
+            .as_any()
+            .downcast_ref::<arrow::array::Int64Array>()
+            .map(|array| array.values().to_vec())
+            .unwrap_or_default();
         let [length] = dimensions.as_slice() else {
             return Err(Error::unsupported("array_fill with other than one dimension"));
         };
@@ -269,7 +299,9 @@ fn trim(call: &Call<'_>) -> Result<ArrayRef> {
         } else {
             let items = list.value(row);
             let drop = usize::try_from(call.int(1).value(row)).ok().filter(|drop| *drop <= items.len());
-            let drop = drop.ok_or_else(|| Error::invalid("the number of elements to trim must be between 0 and the length of the array"))?;
+            let drop = drop.ok_or_else(|| {
+                Error::invalid("the number of elements to trim must be between 0 and the length of the array")
+            })?;
             Some(items.slice(0, items.len() - drop))
         });
     }

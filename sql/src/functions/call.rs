@@ -184,7 +184,11 @@ impl Call<'_> {
     }
 
     /// Texts row by row; a null argument among the first `strict` gives null.
-    pub(crate) fn texts(&self, strict: usize, mut body: impl FnMut(usize) -> Result<Option<String>>) -> Result<ArrayRef> {
+    pub(crate) fn texts(
+        &self,
+        strict: usize,
+        mut body: impl FnMut(usize) -> Result<Option<String>>,
+    ) -> Result<ArrayRef> {
         let mut values: Vec<Option<String>> = Vec::with_capacity(self.rows);
         for row in 0..self.rows {
             values.push(if self.any_null(row, strict) { None } else { body(row)? });
@@ -204,12 +208,20 @@ impl Call<'_> {
         }
         let array = builder.finish();
         // Decimals and zones are parameters of the type that the builder does not know.
-        let array = if array.data_type() == self.returns.data_type() { array } else { array.with_data_type(self.returns.data_type().clone()) };
+        let array = if array.data_type() == self.returns.data_type() {
+            array
+        } else {
+            array.with_data_type(self.returns.data_type().clone())
+        };
         Ok(Arc::new(array))
     }
 
     /// Booleans row by row; a null argument among the first `strict` gives null.
-    pub(crate) fn booleans(&self, strict: usize, mut body: impl FnMut(usize) -> Result<Option<bool>>) -> Result<ArrayRef> {
+    pub(crate) fn booleans(
+        &self,
+        strict: usize,
+        mut body: impl FnMut(usize) -> Result<Option<bool>>,
+    ) -> Result<ArrayRef> {
         let mut values: Vec<Option<bool>> = Vec::with_capacity(self.rows);
         for row in 0..self.rows {
             values.push(if self.any_null(row, strict) { None } else { body(row)? });
@@ -278,10 +290,11 @@ impl Function {
             }
             let mut cost = 0;
             let mut wanted = Vec::with_capacity(types.len());
-            let params = overload.takes.iter().copied().chain(std::iter::repeat_n(
-                overload.more.unwrap_or(Param::Any),
-                types.len() - overload.takes.len(),
-            ));
+            let params = overload
+                .takes
+                .iter()
+                .copied()
+                .chain(std::iter::repeat_n(overload.more.unwrap_or(Param::Any), types.len() - overload.takes.len()));
             for (param, given) in params.zip(types) {
                 match convert(param, given) {
                     Some((steps, target)) => {
@@ -298,8 +311,12 @@ impl Function {
         match best {
             Some((_, overload, wanted)) => Ok((overload, wanted)),
             None => {
-                let given: Vec<String> =
-                    types.iter().map(|given| TypeSpec::from_arrow(given).map_or_else(|_| given.to_string(), |spec| spec.base_name())).collect();
+                let given: Vec<String> = types
+                    .iter()
+                    .map(|given| {
+                        TypeSpec::from_arrow(given).map_or_else(|_| given.to_string(), |spec| spec.base_name())
+                    })
+                    .collect();
                 Err(Error::state(
                     SqlState::UNDEFINED_FUNCTION,
                     format!("function {}({}) does not exist", self.definition.names[0], given.join(", ")),
@@ -330,7 +347,11 @@ fn convert(param: Param, given: &DataType) -> Option<(u32, DataType)> {
         Param::Int if text => (LITERAL, T::Int64),
         Param::Double if matches!(given, T::Float64) => (0, T::Float64),
         Param::Double if given.is_floating() => (1, T::Float64),
-        Param::Double if matches!(given, T::Decimal128(..) | T::Decimal64(..) | T::Decimal32(..) | T::Decimal256(..)) => (2, T::Float64),
+        Param::Double
+            if matches!(given, T::Decimal128(..) | T::Decimal64(..) | T::Decimal32(..) | T::Decimal256(..)) =>
+        {
+            (2, T::Float64)
+        }
         Param::Double if given.is_integer() => (3, T::Float64),
         Param::Double if null => (1, T::Float64),
         Param::Double if text => (LITERAL, T::Float64),
@@ -357,7 +378,9 @@ fn convert(param: Param, given: &DataType) -> Option<(u32, DataType)> {
         Param::Timestamp if null => (1, micros(None)),
         Param::Timestamp if text => (LITERAL + 1, micros(None)),
         Param::TimestampTz if matches!(given, T::Timestamp(_, Some(_))) => (0, micros(Some(utc()))),
-        Param::TimestampTz if matches!(given, T::Date32 | T::Date64 | T::Timestamp(_, None)) => (2, micros(Some(utc()))),
+        Param::TimestampTz if matches!(given, T::Date32 | T::Date64 | T::Timestamp(_, None)) => {
+            (2, micros(Some(utc())))
+        }
         Param::TimestampTz if null => (1, micros(Some(utc()))),
         Param::TimestampTz if text => (LITERAL, micros(Some(utc()))),
         Param::Interval if matches!(given, T::Interval(_) | T::Duration(_)) => (0, months),
@@ -471,7 +494,8 @@ impl ScalarUDFImpl for Function {
         let constant = self.definition.volatility != Volatility::Volatile
             && args.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
         let rows = if constant { 1 } else { number_rows };
-        let arrays = args.into_iter().map(|argument| argument.into_array(rows)).collect::<DataFusionResult<Vec<_>>>()?;
+        let arrays =
+            args.into_iter().map(|argument| argument.into_array(rows)).collect::<DataFusionResult<Vec<_>>>()?;
         let call = Call { arrays, rows, returns: &return_field, fields: &arg_fields };
         let result = (overload.body)(&call)?;
         if constant {

@@ -8,8 +8,8 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuild
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, FieldRef, Float64Type, IntervalMonthDayNanoType, Time64MicrosecondType,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Float64Type, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 use base::SqlState;
 use datafusion::common::ScalarValue;
@@ -27,7 +27,11 @@ use crate::types::TypeSpec;
 /// text → uuid.
 pub(crate) static UUID_IN: Definition = pure(
     &["uuid_in"],
-    &[on(&[Param::Text], Returns::Uuid, uuid_in), on(&[Param::Uuid], Returns::Uuid, same), on(&[Param::Bytea], Returns::Uuid, uuid_of_bytes)],
+    &[
+        on(&[Param::Text], Returns::Uuid, uuid_in),
+        on(&[Param::Uuid], Returns::Uuid, same),
+        on(&[Param::Bytea], Returns::Uuid, uuid_of_bytes),
+    ],
 );
 /// text → json, checked.
 pub(crate) static JSON_IN: Definition = pure(&["json_in"], &[on(&[Param::Json], Returns::Json, json_in)]);
@@ -38,11 +42,17 @@ pub(crate) static BYTEA_IN: Definition = pure(&["byteain"], &[on(&[Param::Text],
 /// text → boolean.
 pub(crate) static BOOL_IN: Definition = pure(&["boolin"], &[on(&[Param::Text], Returns::Bool, bool_in)]);
 /// text → date. Stable, because of `today`.
-pub(crate) static DATE_IN: Definition =
-    Definition { names: &["date_in"], volatility: Volatility::Stable, overloads: &[on(&[Param::Text], Returns::Date, date_in)] };
+pub(crate) static DATE_IN: Definition = Definition {
+    names: &["date_in"],
+    volatility: Volatility::Stable,
+    overloads: &[on(&[Param::Text], Returns::Date, date_in)],
+};
 /// text → time.
-pub(crate) static TIME_IN: Definition =
-    Definition { names: &["time_in"], volatility: Volatility::Stable, overloads: &[on(&[Param::Text], Returns::Time, time_in)] };
+pub(crate) static TIME_IN: Definition = Definition {
+    names: &["time_in"],
+    volatility: Volatility::Stable,
+    overloads: &[on(&[Param::Text], Returns::Time, time_in)],
+};
 /// text → timestamp.
 pub(crate) static TIMESTAMP_IN: Definition = Definition {
     names: &["timestamp_in"],
@@ -56,11 +66,13 @@ pub(crate) static TIMESTAMPTZ_IN: Definition = Definition {
     overloads: &[on(&[Param::Text], Returns::TimestampTz, timestamptz_in)],
 };
 /// text → interval.
-pub(crate) static INTERVAL_IN: Definition = pure(&["interval_in"], &[on(&[Param::Text], Returns::Interval, interval_in)]);
+pub(crate) static INTERVAL_IN: Definition =
+    pure(&["interval_in"], &[on(&[Param::Text], Returns::Interval, interval_in)]);
 /// anything → text, as PostgreSQL prints it.
 pub(crate) static TEXT_OUT: Definition = pure(&["text_out"], &[on(&[Param::Any], Returns::Text, text_out)]);
 /// text cut to a number of characters.
-pub(crate) static TEXT_LIMIT: Definition = pure(&["text_limit"], &[on(&[Param::Text, Param::Int], Returns::Text, text_limit)]);
+pub(crate) static TEXT_LIMIT: Definition =
+    pure(&["text_limit"], &[on(&[Param::Text, Param::Int], Returns::Text, text_limit)]);
 /// double → double without fraction, ties to even.
 pub(crate) static ROUND_EVEN: Definition = pure(&["rint"], &[on(&[Param::Double], Returns::Double, round_even)]);
 /// numeric → numeric without fraction, ties away from zero.
@@ -95,7 +107,9 @@ pub(crate) static ALL: [&Definition; 16] = [
 
 /// The bytes of a UUID in any of the forms PostgreSQL reads.
 pub(crate) fn uuid(text: &str) -> Result<[u8; 16]> {
-    let wrong = || Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type uuid: \"{text}\""));
+    let wrong = || {
+        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type uuid: \"{text}\""))
+    };
     let trimmed = text.trim();
     let inner = match trimmed.strip_prefix('{') {
         Some(rest) => rest.strip_suffix('}').ok_or_else(wrong)?,
@@ -128,7 +142,9 @@ fn uuid_of_bytes(call: &Call<'_>) -> Result<ArrayRef> {
     for bytes in call.arrays[0].as_binary::<i32>() {
         match bytes {
             Some(bytes) if bytes.len() == 16 => builder.append_value(bytes)?,
-            Some(bytes) => return Err(Error::state(SqlState::CANNOT_COERCE, format!("{} bytes are not a uuid", bytes.len()))),
+            Some(bytes) => {
+                return Err(Error::state(SqlState::CANNOT_COERCE, format!("{} bytes are not a uuid", bytes.len())));
+            }
             None => builder.append_null(),
         }
     }
@@ -315,7 +331,11 @@ impl ScalarUDFImpl for Reader {
         };
         let texts = argument.into_array(rows)?;
         let read = self.read(texts.as_string::<i32>())?;
-        if constant { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&read, 0)?)) } else { Ok(ColumnarValue::Array(read)) }
+        if constant {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&read, 0)?))
+        } else {
+            Ok(ColumnarValue::Array(read))
+        }
     }
 }
 
@@ -382,11 +402,8 @@ pub(crate) fn read_texts(texts: &StringArray, target: &TypeSpec) -> Result<Array
             return reader.read(texts);
         }
         other => {
-            let trimmed: StringArray = if other.is_text() {
-                texts.clone()
-            } else {
-                texts.iter().map(|text| text.map(str::trim)).collect()
-            };
+            let trimmed: StringArray =
+                if other.is_text() { texts.clone() } else { texts.iter().map(|text| text.map(str::trim)).collect() };
             let options = CastOptions { safe: false, ..CastOptions::default() };
             return Ok(cast_with_options(&trimmed, &other.data_type(), &options)?);
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use arrow::array::types::IntervalMonthDayNano;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, FieldRef, Float64Type, Int32Type, IntervalMonthDayNanoType, Time64MicrosecondType,
-    TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Float64Type, Int32Type, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 use base::SqlState;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike, Utc};
@@ -40,13 +40,17 @@ pub(crate) static TIMESTAMP_DIFFERENCE: Definition = pure(
     ],
 );
 /// date + integer → date.
-pub(crate) static DATE_ADD: Definition = pure(&["date_pli"], &[on(&[Param::Date, Param::Int], Returns::Date, date_add)]);
+pub(crate) static DATE_ADD: Definition =
+    pure(&["date_pli"], &[on(&[Param::Date, Param::Int], Returns::Date, date_add)]);
 /// date - integer → date.
-pub(crate) static DATE_SUBTRACT: Definition = pure(&["date_mii"], &[on(&[Param::Date, Param::Int], Returns::Date, date_subtract)]);
+pub(crate) static DATE_SUBTRACT: Definition =
+    pure(&["date_mii"], &[on(&[Param::Date, Param::Int], Returns::Date, date_subtract)]);
 /// date - date → integer.
-pub(crate) static DATE_DIFFERENCE: Definition = pure(&["date_mi"], &[on(&[Param::Date, Param::Date], Returns::Int4, date_difference)]);
+pub(crate) static DATE_DIFFERENCE: Definition =
+    pure(&["date_mi"], &[on(&[Param::Date, Param::Date], Returns::Int4, date_difference)]);
 /// date + time → timestamp.
-pub(crate) static DATE_TIME: Definition = pure(&["datetime_pl"], &[on(&[Param::Date, Param::Time], Returns::Timestamp, date_time)]);
+pub(crate) static DATE_TIME: Definition =
+    pure(&["datetime_pl"], &[on(&[Param::Date, Param::Time], Returns::Timestamp, date_time)]);
 /// interval * number.
 pub(crate) static INTERVAL_MULTIPLY: Definition =
     pure(&["interval_mul"], &[on(&[Param::Interval, Param::Double], Returns::Interval, interval_multiply)]);
@@ -81,19 +85,35 @@ static AGE: Definition = pure(
     ],
 );
 static JUSTIFY_DAYS: Definition = pure(&["justify_days"], &[on(&[Param::Interval], Returns::Interval, justify_days)]);
-static JUSTIFY_HOURS: Definition = pure(&["justify_hours"], &[on(&[Param::Interval], Returns::Interval, justify_hours)]);
-static JUSTIFY_INTERVAL: Definition = pure(&["justify_interval"], &[on(&[Param::Interval], Returns::Interval, justify_interval)]);
-static MAKE_DATE: Definition = pure(&["make_date"], &[on(&[Param::Int, Param::Int, Param::Int], Returns::Date, make_date)]);
-static MAKE_TIME: Definition = pure(&["make_time"], &[on(&[Param::Int, Param::Int, Param::Double], Returns::Time, make_time)]);
+static JUSTIFY_HOURS: Definition =
+    pure(&["justify_hours"], &[on(&[Param::Interval], Returns::Interval, justify_hours)]);
+static JUSTIFY_INTERVAL: Definition =
+    pure(&["justify_interval"], &[on(&[Param::Interval], Returns::Interval, justify_interval)]);
+static MAKE_DATE: Definition =
+    pure(&["make_date"], &[on(&[Param::Int, Param::Int, Param::Int], Returns::Date, make_date)]);
+static MAKE_TIME: Definition =
+    pure(&["make_time"], &[on(&[Param::Int, Param::Int, Param::Double], Returns::Time, make_time)]);
 static MAKE_TIMESTAMP: Definition = pure(
     &["make_timestamp"],
-    &[on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double], Returns::Timestamp, make_timestamp)],
+    &[on(
+        &[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double],
+        Returns::Timestamp,
+        make_timestamp,
+    )],
 );
 static MAKE_TIMESTAMPTZ: Definition = pure(
     &["make_timestamptz"],
     &[
-        on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double], Returns::TimestampTz, make_timestamp),
-        on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double, Param::Text], Returns::TimestampTz, make_timestamp),
+        on(
+            &[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double],
+            Returns::TimestampTz,
+            make_timestamp,
+        ),
+        on(
+            &[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double, Param::Text],
+            Returns::TimestampTz,
+            make_timestamp,
+        ),
     ],
 );
 /// Years, months, weeks, days, hours, minutes, seconds; each may be left out from the right.
@@ -106,7 +126,11 @@ static MAKE_INTERVAL: Definition = pure(
         on(&[Param::Int, Param::Int, Param::Int, Param::Int], Returns::Interval, make_interval),
         on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int], Returns::Interval, make_interval),
         on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Int], Returns::Interval, make_interval),
-        on(&[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double], Returns::Interval, make_interval),
+        on(
+            &[Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Int, Param::Double],
+            Returns::Interval,
+            make_interval,
+        ),
     ],
 );
 static TIMEZONE: Definition = pure(
@@ -153,11 +177,18 @@ static TO_TIMESTAMP: Definition = pure(
         on(&[Param::Text, Param::Text], Returns::TimestampTz, to_timestamp),
     ],
 );
-static TO_NUMBER: Definition = pure(&["to_number"], &[on(&[Param::Text, Param::Text], Returns::Compute(number_field), to_number)]);
-static CLOCK_TIMESTAMP: Definition =
-    Definition { names: &["clock_timestamp"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::TimestampTz, clock)] };
-static TIMEOFDAY: Definition =
-    Definition { names: &["timeofday"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::Text, timeofday)] };
+static TO_NUMBER: Definition =
+    pure(&["to_number"], &[on(&[Param::Text, Param::Text], Returns::Compute(number_field), to_number)]);
+static CLOCK_TIMESTAMP: Definition = Definition {
+    names: &["clock_timestamp"],
+    volatility: Volatility::Volatile,
+    overloads: &[on(&[], Returns::TimestampTz, clock)],
+};
+static TIMEOFDAY: Definition = Definition {
+    names: &["timeofday"],
+    volatility: Volatility::Volatile,
+    overloads: &[on(&[], Returns::Text, timeofday)],
+};
 
 /// Every function of this module.
 pub(crate) static ALL: [&Definition; 27] = [
@@ -286,9 +317,8 @@ fn age(call: &Call<'_>) -> Result<ArrayRef> {
         let (later, earlier) = if negative { (right, left) } else { (left, right) };
         let mut months = (later.year() - earlier.year()) * 12 + i32::try_from(later.month0()).unwrap_or(0)
             - i32::try_from(earlier.month0()).unwrap_or(0);
-        let time = |at: NaiveDateTime| {
-            i64::from(at.num_seconds_from_midnight()) * 1_000_000_000 + i64::from(at.nanosecond())
-        };
+        let time =
+            |at: NaiveDateTime| i64::from(at.num_seconds_from_midnight()) * 1_000_000_000 + i64::from(at.nanosecond());
         let mut nanos = time(later) - time(earlier);
         let mut days = i32::try_from(later.day()).unwrap_or(0) - i32::try_from(earlier.day()).unwrap_or(0);
         if nanos < 0 {
@@ -325,7 +355,11 @@ fn overlaps(call: &Call<'_>) -> Result<ArrayRef> {
         };
         let ((a, b), (c, d)) = (pair(0), pair(2));
         // A period without length is a moment, which lies in a period that starts at it.
-        Ok(Some(if a == c { true } else { a.max(c) < b.min(d) || (a == b && c <= a && a < d) || (c == d && a <= c && c < b) }))
+        Ok(Some(if a == c {
+            true
+        } else {
+            a.max(c) < b.min(d) || (a == b && c <= a && a < d) || (c == d && a <= c && c < b)
+        }))
     })
 }
 
@@ -396,9 +430,9 @@ impl Part {
 /// `integer` for fields that are whole numbers, else `double precision`.
 fn part_field(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
     let whole = match arguments.scalar_arguments.first() {
-        Some(Some(ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)) | ScalarValue::LargeUtf8(Some(name)))) => {
-            Part::parse(name)?.is_whole()
-        }
+        Some(Some(
+            ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)) | ScalarValue::LargeUtf8(Some(name)),
+        )) => Part::parse(name)?.is_whole(),
         _ => false,
     };
     let spec = if whole { TypeSpec::Integer } else { TypeSpec::Double };
@@ -447,7 +481,9 @@ fn part_of_time(part: Part, time: NaiveDateTime) -> f64 {
         Part::Epoch => micros_of(time) as f64 / 1e6,
         Part::Hour => f64::from(time.hour()),
         Part::IsoYear => f64::from(time.iso_week().year()),
-        Part::Julian => f64::from(time.num_days_from_ce()) + 1_721_425.0 + f64::from(time.num_seconds_from_midnight()) / 86_400.0,
+        Part::Julian => {
+            f64::from(time.num_days_from_ce()) + 1_721_425.0 + f64::from(time.num_seconds_from_midnight()) / 86_400.0
+        }
         Part::Microseconds => seconds * 1e6 + micros,
         Part::Milliseconds => (seconds * 1e6 + micros) / 1e3,
         Part::Second => (seconds * 1e6 + micros) / 1e6,
@@ -475,7 +511,13 @@ fn part_date(call: &Call<'_>) -> Result<ArrayRef> {
     parts(call, |part, row| {
         if matches!(
             part,
-            Part::Hour | Part::Minute | Part::Second | Part::Milliseconds | Part::Microseconds | Part::Timezone | Part::TimezoneHour
+            Part::Hour
+                | Part::Minute
+                | Part::Second
+                | Part::Milliseconds
+                | Part::Microseconds
+                | Part::Timezone
+                | Part::TimezoneHour
                 | Part::TimezoneMinute
         ) {
             return Err(not_a_field(part, "date"));
@@ -531,7 +573,9 @@ fn part_interval(call: &Call<'_>) -> Result<ArrayRef> {
 fn truncated(part: Part, time: NaiveDateTime) -> Result<NaiveDateTime> {
     let date = time.date();
     let start = |year: i32, month: u32| {
-        NaiveDate::from_ymd_opt(year, month, 1).map(|date| date.and_time(NaiveTime::MIN)).ok_or_else(|| out_of_range("timestamp"))
+        NaiveDate::from_ymd_opt(year, month, 1)
+            .map(|date| date.and_time(NaiveTime::MIN))
+            .ok_or_else(|| out_of_range("timestamp"))
     };
     let year = time.year();
     Ok(match part {
@@ -622,7 +666,9 @@ fn trunc_interval(call: &Call<'_>) -> Result<ArrayRef> {
 // ------------------------------------------------------------------------------------------------------------- making
 
 fn civil(year: i64, month: i64, day: i64) -> Result<NaiveDate> {
-    let field = || Error::state(SqlState::DATETIME_OVERFLOW, format!("date field value out of range: {year}-{month:02}-{day:02}"));
+    let field = || {
+        Error::state(SqlState::DATETIME_OVERFLOW, format!("date field value out of range: {year}-{month:02}-{day:02}"))
+    };
     let (shown, month, day) = match (i32::try_from(year), u32::try_from(month), u32::try_from(day)) {
         (Ok(year), Ok(month), Ok(day)) if year != 0 => (year, month, day),
         _ => return Err(field()),
@@ -638,7 +684,10 @@ fn clock_time(hour: i64, minute: i64, seconds: f64) -> Result<i64> {
     if valid && micros <= DAY {
         return Ok(micros);
     }
-    Err(Error::state(SqlState::DATETIME_OVERFLOW, format!("time field value out of range: {hour}:{minute:02}:{seconds}")))
+    Err(Error::state(
+        SqlState::DATETIME_OVERFLOW,
+        format!("time field value out of range: {hour}:{minute:02}:{seconds}"),
+    ))
 }
 
 fn make_date(call: &Call<'_>) -> Result<ArrayRef> {
@@ -658,7 +707,8 @@ fn make_timestamp(call: &Call<'_>) -> Result<ArrayRef> {
     call.values::<TimestampMicrosecondType>(call.arrays.len(), |row| {
         let date = civil(call.int(0).value(row), call.int(1).value(row), call.int(2).value(row))?;
         let of_day = clock_time(call.int(3).value(row), call.int(4).value(row), call.double(5).value(row))?;
-        let micros = micros_of(date.and_time(NaiveTime::MIN)).checked_add(of_day).ok_or_else(|| out_of_range("timestamp"))?;
+        let micros =
+            micros_of(date.and_time(NaiveTime::MIN)).checked_add(of_day).ok_or_else(|| out_of_range("timestamp"))?;
         if !call.has(6) {
             return Ok(Some(micros));
         }
@@ -670,7 +720,9 @@ fn make_timestamp(call: &Call<'_>) -> Result<ArrayRef> {
 fn make_interval(call: &Call<'_>) -> Result<ArrayRef> {
     intervals(call, |row| {
         let part = |at: usize| if call.has(at) { call.int(at).value(row) } else { 0 };
-        let narrow = |value: Option<i64>| value.and_then(|value| i32::try_from(value).ok()).ok_or_else(|| out_of_range("interval"));
+        let narrow = |value: Option<i64>| {
+            value.and_then(|value| i32::try_from(value).ok()).ok_or_else(|| out_of_range("interval"))
+        };
         let months = narrow(part(0).checked_mul(12).and_then(|months| months.checked_add(part(1))))?;
         let days = narrow(part(2).checked_mul(7).and_then(|days| days.checked_add(part(3))))?;
         let seconds = if call.has(6) { call.double(6).value(row) } else { 0.0 };
@@ -709,7 +761,11 @@ fn shifted(call: &Call<'_>, sign: i64) -> Result<ArrayRef> {
         if offset.months != 0 || offset.days != 0 {
             return Err(Error::invalid("a time zone as an interval must not have months or days"));
         }
-        call.micros(1).value(row).checked_add(sign * offset.nanos / 1000).map(Some).ok_or_else(|| out_of_range("timestamp"))
+        call.micros(1)
+            .value(row)
+            .checked_add(sign * offset.nanos / 1000)
+            .map(Some)
+            .ok_or_else(|| out_of_range("timestamp"))
     })
 }
 
@@ -754,18 +810,15 @@ fn char_interval(call: &Call<'_>) -> Result<ArrayRef> {
             .nodes(call.text(1).value(row))
             .iter()
             .map(|node| match node {
-                template::Node::Field { field: template::Field::Day, fill, .. } => template::Node::Text(
-                    if *fill { format!("{:02}", it.days) } else { it.days.to_string() },
-                    true,
-                ),
-                template::Node::Field { field: template::Field::Month, fill, .. } => template::Node::Text(
-                    if *fill { format!("{months:02}") } else { months.to_string() },
-                    true,
-                ),
-                template::Node::Field { field: template::Field::Year { digits: 4, .. }, fill, .. } => template::Node::Text(
-                    if *fill { format!("{years:04}") } else { years.to_string() },
-                    true,
-                ),
+                template::Node::Field { field: template::Field::Day, fill, .. } => {
+                    template::Node::Text(if *fill { format!("{:02}", it.days) } else { it.days.to_string() }, true)
+                }
+                template::Node::Field { field: template::Field::Month, fill, .. } => {
+                    template::Node::Text(if *fill { format!("{months:02}") } else { months.to_string() }, true)
+                }
+                template::Node::Field { field: template::Field::Year { digits: 4, .. }, fill, .. } => {
+                    template::Node::Text(if *fill { format!("{years:04}") } else { years.to_string() }, true)
+                }
                 other => other.clone(),
             })
             .collect();
@@ -843,7 +896,8 @@ fn number_field(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
 }
 
 fn to_number(call: &Call<'_>) -> Result<ArrayRef> {
-    let texts = call.texts(2, |row| template::read_number(call.text(1).value(row), call.text(0).value(row)).map(Some))?;
+    let texts =
+        call.texts(2, |row| template::read_number(call.text(1).value(row), call.text(0).value(row)).map(Some))?;
     let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
     Ok(arrow::compute::cast_with_options(&texts, call.returns.data_type(), &options)?)
 }

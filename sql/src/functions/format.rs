@@ -12,10 +12,10 @@ use std::fmt::Write;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
-    Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType, IntervalMonthDayNanoType,
-    IntervalUnit, IntervalYearMonthType, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    DataType, Date32Type, Decimal128Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
+    DurationSecondType, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, Time64MicrosecondType,
+    TimeUnit, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Timelike};
 
@@ -25,7 +25,8 @@ use crate::types::EXTENSION;
 
 /// Whether a field holds UUIDs.
 fn is_uuid(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::FixedSizeBinary(16)) && field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.uuid")
+    matches!(field.data_type(), DataType::FixedSizeBinary(16))
+        && field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.uuid")
 }
 
 /// Appends the text of one value, which is not null.
@@ -58,7 +59,9 @@ pub(crate) fn write_value(out: &mut String, array: &dyn Array, field: &Field, ro
             }
         }
         DataType::Date32 => write_date(out, date_of(array.as_primitive::<Date32Type>().value(row))?),
-        DataType::Time64(TimeUnit::Microsecond) => write_time(out, array.as_primitive::<Time64MicrosecondType>().value(row)),
+        DataType::Time64(TimeUnit::Microsecond) => {
+            write_time(out, array.as_primitive::<Time64MicrosecondType>().value(row))
+        }
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             write_timestamp(out, array.as_primitive::<TimestampMicrosecondType>().value(row), zone.is_some())?;
         }
@@ -76,7 +79,9 @@ pub(crate) fn write_value(out: &mut String, array: &dyn Array, field: &Field, ro
         DataType::Duration(unit) => {
             let nanos = match unit {
                 TimeUnit::Second => i128::from(array.as_primitive::<DurationSecondType>().value(row)) * 1_000_000_000,
-                TimeUnit::Millisecond => i128::from(array.as_primitive::<DurationMillisecondType>().value(row)) * 1_000_000,
+                TimeUnit::Millisecond => {
+                    i128::from(array.as_primitive::<DurationMillisecondType>().value(row)) * 1_000_000
+                }
                 TimeUnit::Microsecond => i128::from(array.as_primitive::<DurationMicrosecondType>().value(row)) * 1_000,
                 TimeUnit::Nanosecond => i128::from(array.as_primitive::<DurationNanosecondType>().value(row)),
             };
@@ -96,7 +101,9 @@ pub(crate) fn write_value(out: &mut String, array: &dyn Array, field: &Field, ro
                 if column.is_valid(row) {
                     let mut text = String::new();
                     write_value(&mut text, column, field, row)?;
-                    write_quoted(out, &text, |text| text.is_empty() || text.contains(['(', ')', ',', '"', '\\', ' ', '\t', '\n', '\r']));
+                    write_quoted(out, &text, |text| {
+                        text.is_empty() || text.contains(['(', ')', ',', '"', '\\', ' ', '\t', '\n', '\r'])
+                    });
                 }
             }
             out.push(')');
@@ -337,7 +344,9 @@ mod tests {
 
     #[test]
     fn decimals_keep_their_scale() {
-        for (value, scale, text) in [(12345, 2, "123.45"), (-5, 2, "-0.05"), (0, 3, "0.000"), (7, 0, "7"), (7, -2, "700")] {
+        for (value, scale, text) in
+            [(12345, 2, "123.45"), (-5, 2, "-0.05"), (0, 3, "0.000"), (7, 0, "7"), (7, -2, "700")]
+        {
             let mut out = String::new();
             write_decimal(&mut out, value, scale);
             assert_eq!(out, text);

@@ -12,7 +12,8 @@ fn wrong(kind: &str, text: &str) -> Error {
     let first = text.trim().split([' ', 'T']).next().unwrap_or_default();
     let numbers = |separator: char| {
         let fields: Vec<&str> = first.split(separator).collect();
-        fields.len() == 3 && fields.iter().all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit()))
+        fields.len() == 3
+            && fields.iter().all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit()))
     };
     if numbers('-') || numbers(':') {
         return Error::state(SqlState::DATETIME_OVERFLOW, format!("date/time field value out of range: \"{text}\""));
@@ -68,7 +69,10 @@ impl Zone {
             _ => {}
         }
         // Names are spelled exactly most of the time; the search is for the others.
-        let region = text.parse().ok().or_else(|| chrono_tz::TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(text)).copied());
+        let region = text
+            .parse()
+            .ok()
+            .or_else(|| chrono_tz::TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(text)).copied());
         region.map(Zone::Region)
     }
 
@@ -152,7 +156,8 @@ fn date_part(text: &str) -> Option<(NaiveDate, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     if digits == 8 && !text[8..].starts_with(['-', '/', '.', ':']) {
         // YYYYMMDD
-        let date = NaiveDate::from_ymd_opt(text[..4].parse().ok()?, text[4..6].parse().ok()?, text[6..8].parse().ok()?)?;
+        let date =
+            NaiveDate::from_ymd_opt(text[..4].parse().ok()?, text[4..6].parse().ok()?, text[6..8].parse().ok()?)?;
         return Some((date, &text[8..]));
     }
     if digits >= 4 && text[digits..].starts_with(['-', '/', '.']) {
@@ -330,7 +335,9 @@ fn local(text: &str, kind: &str) -> Result<(NaiveDateTime, Option<Zone>)> {
 
 /// Bytes: `\x` and hexadecimal digits, or text where `\\` and `\ooo` are escapes.
 pub(crate) fn bytea(text: &str) -> Result<Vec<u8>> {
-    let bad = |what: &str| Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type bytea: {what}"));
+    let bad = |what: &str| {
+        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type bytea: {what}"))
+    };
     if let Some(hex) = text.strip_prefix("\\x") {
         let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
         if digits.len() % 2 != 0 {
@@ -355,7 +362,8 @@ pub(crate) fn bytea(text: &str) -> Result<Vec<u8>> {
             rest = &tail[1..];
         } else {
             let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-            let value = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).ok_or_else(|| bad("a wrong escape"))?;
+            let value =
+                octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).ok_or_else(|| bad("a wrong escape"))?;
             bytes.push(value);
             rest = &tail[3..];
         }
@@ -372,17 +380,24 @@ pub(crate) fn boolean(text: &str) -> Result<bool> {
     } else if word == "0" || begins("false", 1) || begins("no", 1) || begins("off", 2) {
         Ok(false)
     } else {
-        Err(Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type boolean: \"{text}\"")))
+        Err(Error::state(
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            format!("invalid input syntax for type boolean: \"{text}\""),
+        ))
     }
 }
 
 /// The items of an array in PostgreSQL's form: `{1,NULL,"a b"}`. One dimension.
 pub(crate) fn array_items(text: &str) -> Result<Vec<Option<String>>> {
     let malformed = |detail: &str| {
-        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("malformed array literal: \"{text}\"")).with_detail(detail)
+        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("malformed array literal: \"{text}\""))
+            .with_detail(detail)
     };
     let body = text.trim();
-    let body = body.strip_prefix('{').and_then(|body| body.strip_suffix('}')).ok_or_else(|| malformed("an array starts with { and ends with }"))?;
+    let body = body
+        .strip_prefix('{')
+        .and_then(|body| body.strip_suffix('}'))
+        .ok_or_else(|| malformed("an array starts with { and ends with }"))?;
     let mut items = Vec::new();
     if body.trim().is_empty() {
         return Ok(items);
@@ -487,7 +502,9 @@ mod tests {
         }
         // Without a zone in the type, one in the text is ignored.
         assert_eq!(shown(timestamp("2024-05-01 12:00:00+02").unwrap()), "2024-05-01 12:00:00");
-        for text in ["", "x", "2024-13-01", "2024-02-30", "2024-05-01 25:00", "2024-05-01 12:00:00 Mars/Base", "infinity"] {
+        for text in
+            ["", "x", "2024-13-01", "2024-02-30", "2024-05-01 25:00", "2024-05-01 12:00:00 Mars/Base", "infinity"]
+        {
             assert!(timestamptz(text).is_err(), "{text}");
         }
         assert_eq!(time("04:05").unwrap(), 14_700_000_000);
@@ -505,7 +522,10 @@ mod tests {
         assert!(boolean("o").is_err());
         let items = |text: &str| array_items(text).unwrap();
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(items("{1, NULL,\"a b\", \"NULL\" , x\\,y}"), [some("1"), None, some("a b"), some("NULL"), some("x,y")]);
+        assert_eq!(
+            items("{1, NULL,\"a b\", \"NULL\" , x\\,y}"),
+            [some("1"), None, some("a b"), some("NULL"), some("x,y")]
+        );
         assert_eq!(items("{}"), []);
         assert_eq!(items("{\"\"}"), [some("")]);
         for text in ["1", "{1", "{1,,2}", "{{1}}", "{\"a}"] {

@@ -166,14 +166,21 @@ impl Interval {
             }
             let nanos = self.nanos.unsigned_abs();
             let seconds = nanos / 1_000_000_000;
-            let _ = write!(out, "{:02}:{:02}:{:02}", nanos / NANOS_PER_HOUR.unsigned_abs(), seconds / 60 % 60, seconds % 60);
+            let _ = write!(
+                out,
+                "{:02}:{:02}:{:02}",
+                nanos / NANOS_PER_HOUR.unsigned_abs(),
+                seconds / 60 % 60,
+                seconds % 60
+            );
             write_fraction(out, i64::try_from(nanos % 1_000_000_000 / 1000).unwrap_or(0));
         }
     }
 
     /// Reads PostgreSQL's forms: `1 year 2 mons 3 days 04:05:06`, `1-2`, `P1Y2M3DT4H5M6S`, `1.5 hours ago`.
     pub(crate) fn parse(text: &str) -> Result<Interval> {
-        let wrong = || Error::state(SqlState::INVALID_DATETIME, format!("invalid input syntax for type interval: \"{text}\""));
+        let wrong =
+            || Error::state(SqlState::INVALID_DATETIME, format!("invalid input syntax for type interval: \"{text}\""));
         let trimmed = text.trim();
         if let Some(iso) = trimmed.strip_prefix(['P', 'p']) {
             return parse_iso(iso).ok_or_else(wrong);
@@ -205,7 +212,8 @@ impl Interval {
             }
             if let Some((years, months)) = word.trim_start_matches(['+', '-']).split_once('-') {
                 let sign = if word.starts_with('-') { -1.0 } else { 1.0 };
-                let (years, months): (f64, f64) = (years.parse().map_err(|_| wrong())?, months.parse().map_err(|_| wrong())?);
+                let (years, months): (f64, f64) =
+                    (years.parse().map_err(|_| wrong())?, months.parse().map_err(|_| wrong())?);
                 total.months += sign * (years * 12.0 + months);
                 at += 1;
                 continue;
@@ -287,7 +295,10 @@ impl Sum {
         let days = (days * 1e6).round() / 1e6;
         let nanos = self.nanos + (days - days.trunc()) * NANOS_PER_DAY as f64;
         let nanos = (nanos / 1000.0).round() * 1000.0;
-        if whole_months.abs() > f64::from(i32::MAX) || days.abs() > f64::from(i32::MAX) || nanos.abs() >= i64::MAX as f64 {
+        if whole_months.abs() > f64::from(i32::MAX)
+            || days.abs() > f64::from(i32::MAX)
+            || nanos.abs() >= i64::MAX as f64
+        {
             return Err(out_of_range());
         }
         Ok(Interval { months: whole_months as i32, days: days.trunc() as i32, nanos: nanos as i64 })

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::types::TypeSpec;
 
 /// integer + integer, which fails where DataFusion's operator wraps around.
-pub(crate) static INT_ADD: Definition = pure(&["int_add"], &[on(&[Param::Any, Param::Any], Returns::Compute(wider), int_add)]);
+pub(crate) static INT_ADD: Definition =
+    pure(&["int_add"], &[on(&[Param::Any, Param::Any], Returns::Compute(wider), int_add)]);
 /// integer - integer.
 pub(crate) static INT_SUBTRACT: Definition =
     pure(&["int_subtract"], &[on(&[Param::Any, Param::Any], Returns::Compute(wider), int_subtract)]);
@@ -36,7 +37,10 @@ static DIV: Definition = pure(
 );
 static MOD: Definition = pure(
     &["mod"],
-    &[on(&[Param::Int, Param::Int], Returns::Int8, mod_int), on(&[Param::Numeric, Param::Numeric], Returns::Compute(remainder), mod_numeric)],
+    &[
+        on(&[Param::Int, Param::Int], Returns::Int8, mod_int),
+        on(&[Param::Numeric, Param::Numeric], Returns::Compute(remainder), mod_numeric),
+    ],
 );
 static SIGN: Definition = pure(
     &["sign", "signum"],
@@ -128,13 +132,19 @@ pub(crate) fn power_of_ten(digits: u8) -> i128 {
 
 /// `dividend * 10^shift / divisor`, rounded half away from zero, of up to `precision` digits.
 pub(crate) fn divided(dividend: i128, divisor: i128, shift: i32, precision: u8) -> Result<i128> {
-    let out_of_range = || Error::state(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("numeric out of range: a quotient has more than {precision} digits"));
+    let out_of_range = || {
+        Error::state(
+            SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("numeric out of range: a quotient has more than {precision} digits"),
+        )
+    };
     let digits = u8::try_from(shift.unsigned_abs()).ok().filter(|digits| *digits <= 38).ok_or_else(out_of_range)?;
     let factor = power_of_ten(digits);
     let (above, below) = if shift >= 0 { (factor, 1) } else { (1, factor) };
     let quotient = match (dividend.checked_mul(above), divisor.checked_mul(below)) {
         (Some(dividend), Some(divisor)) => {
-            let (quotient, rest) = (dividend.checked_div(divisor).ok_or_else(out_of_range)?, (dividend % divisor).unsigned_abs());
+            let (quotient, rest) =
+                (dividend.checked_div(divisor).ok_or_else(out_of_range)?, (dividend % divisor).unsigned_abs());
             let up = rest >= divisor.unsigned_abs() - rest;
             if up { quotient + if (dividend < 0) == (divisor < 0) { 1 } else { -1 } } else { quotient }
         }
@@ -163,14 +173,16 @@ fn numeric_divide(call: &Call<'_>) -> Result<ArrayRef> {
     };
     let ((_, from), (_, by)) = (scale(call.arrays[0].data_type()), scale(call.arrays[1].data_type()));
     let (precision, to) = scale(call.returns.data_type());
-    let (dividends, divisors) = (call.arrays[0].as_primitive::<Decimal128Type>(), call.arrays[1].as_primitive::<Decimal128Type>());
+    let (dividends, divisors) =
+        (call.arrays[0].as_primitive::<Decimal128Type>(), call.arrays[1].as_primitive::<Decimal128Type>());
     call.values::<Decimal128Type>(2, |row| match divisors.value(row) {
         0 => Err(division_by_zero()),
         divisor => divided(dividends.value(row), divisor, to + by - from, precision).map(Some),
     })
 }
 
-type Kernel = fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> std::result::Result<ArrayRef, arrow::error::ArrowError>;
+type Kernel =
+    fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> std::result::Result<ArrayRef, arrow::error::ArrowError>;
 
 fn checked(call: &Call<'_>, kernel: Kernel) -> Result<ArrayRef> {
     let target = call.returns.data_type();
@@ -244,14 +256,16 @@ fn remainder(arguments: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
     let ((left_precision, left_scale), (right_precision, right_scale)) =
         (digits_of(&arguments.arg_fields[0]), digits_of(&arguments.arg_fields[1]));
     let scale = left_scale.max(right_scale);
-    let whole = (i16::from(left_precision) - i16::from(left_scale)).max(i16::from(right_precision) - i16::from(right_scale));
+    let whole =
+        (i16::from(left_precision) - i16::from(left_scale)).max(i16::from(right_precision) - i16::from(right_scale));
     let precision = u8::try_from((whole + i16::from(scale)).clamp(1, 38)).unwrap_or(38);
     Ok(Arc::new(Field::new("mod", DataType::Decimal128(precision, scale), true)))
 }
 
 /// Both decimals as integers of one scale.
 fn same_scale(call: &Call<'_>) -> Result<Vec<Option<(i128, i128)>>> {
-    let (left, right) = (call.arrays[0].as_primitive::<Decimal128Type>(), call.arrays[1].as_primitive::<Decimal128Type>());
+    let (left, right) =
+        (call.arrays[0].as_primitive::<Decimal128Type>(), call.arrays[1].as_primitive::<Decimal128Type>());
     let scale = left.scale().max(right.scale());
     let raise = |value: i128, from: i8| {
         let power = u32::try_from(scale - from).unwrap_or(0);
@@ -311,7 +325,10 @@ fn width_bucket(call: &Call<'_>) -> Result<ArrayRef> {
     call.values::<Int32Type>(4, |row| {
         let (value, low, high) = (call.double(0).value(row), call.double(1).value(row), call.double(2).value(row));
         let count = call.int(3).value(row);
-        let buckets = i32::try_from(count).ok().filter(|count| *count > 0 && *count < i32::MAX).ok_or_else(|| bad("count must be greater than zero"))?;
+        let buckets = i32::try_from(count)
+            .ok()
+            .filter(|count| *count > 0 && *count < i32::MAX)
+            .ok_or_else(|| bad("count must be greater than zero"))?;
         if !low.is_finite() || !high.is_finite() || value.is_nan() {
             return Err(bad("operand, lower bound, and upper bound cannot be NaN or infinite"));
         }

@@ -15,9 +15,9 @@ pub(crate) mod single;
 mod strings;
 mod sum;
 mod template;
-mod totals;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::sync::Arc;
 

@@ -6,13 +6,14 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::types::IntervalMonthDayNano;
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, Int64Array, ListArray, RecordBatch, TimestampMicrosecondArray,
 };
-use arrow::array::types::IntervalMonthDayNano;
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, FieldRef, Int64Type, IntervalMonthDayNanoType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Decimal128Type, Field, FieldRef, Int64Type, IntervalMonthDayNanoType, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
 use async_trait::async_trait;
 use base::SqlState;
@@ -53,10 +54,27 @@ const LIST_ITEMS: usize = 10_000_000;
 /// A series under way.
 #[derive(Clone, Debug)]
 enum Series {
-    Int { next: Option<i64>, stop: i64, step: i64 },
-    Decimal { next: Option<i128>, stop: i128, step: i128, precision: u8, scale: i8 },
+    Int {
+        next: Option<i64>,
+        stop: i64,
+        step: i64,
+    },
+    Decimal {
+        next: Option<i128>,
+        stop: i128,
+        step: i128,
+        precision: u8,
+        scale: i8,
+    },
     /// Moments are counted from the start, so that months do not drift (31 January, 29 February, 31 March).
-    Moment { start: i64, count: i32, stop: i64, step: Interval, zone: Option<Arc<str>>, done: bool },
+    Moment {
+        start: i64,
+        count: i32,
+        stop: i64,
+        step: Interval,
+        zone: Option<Arc<str>>,
+        done: bool,
+    },
     /// No items, of this type.
     Empty(DataType),
 }
@@ -123,8 +141,11 @@ impl Series {
     fn from_scalars(scalars: &[ScalarValue]) -> Result<Series> {
         let wrong = || {
             let types: Vec<String> = scalars.iter().map(|scalar| scalar.data_type().to_string()).collect();
-            Error::state(SqlState::UNDEFINED_FUNCTION, format!("function generate_series({}) does not exist", types.join(", ")))
-                .with_hint("series are made of integers, numerics, or moments with an interval as the step")
+            Error::state(
+                SqlState::UNDEFINED_FUNCTION,
+                format!("function generate_series({}) does not exist", types.join(", ")),
+            )
+            .with_hint("series are made of integers, numerics, or moments with an interval as the step")
         };
         if !(2..=3).contains(&scalars.len()) {
             return Err(wrong());
@@ -146,7 +167,10 @@ impl Series {
             }
             return Ok(Series::Int { next: Some(integers[0]), stop: integers[1], step });
         }
-        if scalars.iter().all(|scalar| scalar.data_type().is_integer() || matches!(scalar.data_type(), DataType::Decimal128(..))) {
+        if scalars
+            .iter()
+            .all(|scalar| scalar.data_type().is_integer() || matches!(scalar.data_type(), DataType::Decimal128(..)))
+        {
             return decimals(scalars);
         }
         let [start, stop, step] = scalars else { return Err(wrong()) };
@@ -182,7 +206,8 @@ fn type_of(scalars: &[ScalarValue]) -> DataType {
     if types.iter().any(|data_type| matches!(data_type, DataType::Timestamp(_, Some(_)))) {
         return DataType::Timestamp(TimeUnit::Microsecond, Some(utc()));
     }
-    if types.iter().any(|data_type| matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64)) {
+    if types.iter().any(|data_type| matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64))
+    {
         return DataType::Timestamp(TimeUnit::Microsecond, None);
     }
     DataType::Int64
@@ -266,12 +291,25 @@ fn list(call: &Call<'_>) -> Result<ArrayRef> {
             return Err(Error::state(SqlState::PROGRAM_LIMIT, format!("the series has more than {LIST_ITEMS} items"))
                 .with_hint("use generate_series in FROM"));
         }
-        parts.push(if items.data_type() == item.data_type() { items } else { arrow::compute::cast(&items, item.data_type())? });
+        parts.push(if items.data_type() == item.data_type() {
+            items
+        } else {
+            arrow::compute::cast(&items, item.data_type())?
+        });
     }
     let lengths: Vec<usize> = parts.iter().map(Array::len).collect();
     let arrays: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-    let values = if arrays.is_empty() { arrow::array::new_empty_array(item.data_type()) } else { arrow::compute::concat(&arrays)? };
-    let list = ListArray::try_new(Arc::clone(item), OffsetBuffer::from_lengths(lengths), values, Some(NullBuffer::from(valid)))?;
+    let values = if arrays.is_empty() {
+        arrow::array::new_empty_array(item.data_type())
+    } else {
+        arrow::compute::concat(&arrays)?
+    };
+    let list = ListArray::try_new(
+        Arc::clone(item),
+        OffsetBuffer::from_lengths(lengths),
+        values,
+        Some(NullBuffer::from(valid)),
+    )?;
     Ok(Arc::new(list))
 }
 
@@ -322,8 +360,9 @@ impl TableFunctionImpl for SeriesFunction {
             .iter()
             .map(|expr| match expr {
                 Expr::Literal(scalar, _) => Ok(scalar.clone()),
-                other => Err(Error::unsupported(format!("the argument {other} of generate_series in FROM"))
-                    .with_hint("in FROM its arguments must be constants; with columns write SELECT generate_series(…)")),
+                other => Err(Error::unsupported(format!("the argument {other} of generate_series in FROM")).with_hint(
+                    "in FROM its arguments must be constants; with columns write SELECT generate_series(…)",
+                )),
             })
             .collect::<Result<Vec<_>>>()?;
         let series = Series::from_scalars(&scalars)?;

@@ -19,8 +19,8 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDFImpl, ColumnarValue, EmitTo, GroupsAccumulator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature,
-    Volatility,
+    Accumulator, AggregateUDFImpl, ColumnarValue, EmitTo, GroupsAccumulator, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDFImpl, Signature, Volatility,
 };
 
 use crate::error::Error;
@@ -37,7 +37,11 @@ pub(crate) struct Value {
 impl Value {
     /// Of a value with this field.
     pub(crate) fn new(field: &Field, checked: bool) -> Self {
-        Self { field: Arc::new(field.clone().with_nullable(true)), checked, signature: Signature::any(1, Volatility::Immutable) }
+        Self {
+            field: Arc::new(field.clone().with_nullable(true)),
+            checked,
+            signature: Signature::any(1, Volatility::Immutable),
+        }
     }
 }
 
@@ -59,7 +63,8 @@ impl ScalarUDFImpl for Value {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        let value = arguments.args.into_iter().next().ok_or_else(|| Error::internal("a subquery's value is missing"))?;
+        let value =
+            arguments.args.into_iter().next().ok_or_else(|| Error::internal("a subquery's value is missing"))?;
         if !self.checked {
             return Ok(value);
         }
@@ -123,7 +128,10 @@ impl AggregateUDFImpl for SoleRow {
         true
     }
 
-    fn create_groups_accumulator(&self, arguments: AccumulatorArgs<'_>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(
+        &self,
+        arguments: AccumulatorArgs<'_>,
+    ) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
         Ok(Box::new(Rows::new(arguments.return_type())?))
     }
 }
@@ -163,13 +171,16 @@ impl Rows {
             self.held = 0;
         }
         let valid: Vec<bool> = taken.iter().map(Option::is_some).collect();
-        let more: BooleanArray = taken.iter().map(|value| Some(value.as_ref().is_some_and(|(_, more)| *more))).collect();
+        let more: BooleanArray =
+            taken.iter().map(|value| Some(value.as_ref().is_some_and(|(_, more)| *more))).collect();
         let data_type = self.fields[0].data_type();
         let none = ScalarValue::try_from(data_type)?;
         let values = if taken.is_empty() {
             arrow::array::new_empty_array(data_type)
         } else {
-            ScalarValue::iter_to_array(taken.into_iter().map(|value| value.map_or_else(|| none.clone(), |(value, _)| value)))?
+            ScalarValue::iter_to_array(
+                taken.into_iter().map(|value| value.map_or_else(|| none.clone(), |(value, _)| value)),
+            )?
         };
         Ok(Arc::new(StructArray::try_new(self.fields.clone(), vec![values, Arc::new(more)], Some(valid.into()))?))
     }

@@ -27,7 +27,10 @@ static SUBSTRING_REGEX: Definition = pure(
 );
 static SIMILAR_TO: Definition = pure(
     &["similar_to"],
-    &[on(&[Param::Text, Param::Text], Returns::Bool, similar_to), on(&[Param::Text, Param::Text, Param::Text], Returns::Bool, similar_to)],
+    &[
+        on(&[Param::Text, Param::Text], Returns::Bool, similar_to),
+        on(&[Param::Text, Param::Text, Param::Text], Returns::Bool, similar_to),
+    ],
 );
 static REGEXP_SPLIT: Definition = pure(
     &["regexp_split_to_array"],
@@ -64,14 +67,19 @@ static SHA2: Definition = pure(
 );
 static TO_BIN: Definition = pure(&["to_bin"], &[on(&[Param::Int], Returns::Text, to_bin)]);
 static TO_OCT: Definition = pure(&["to_oct"], &[on(&[Param::Int], Returns::Text, to_oct)]);
-static CONVERT_FROM: Definition = pure(&["convert_from"], &[on(&[Param::Bytea, Param::Text], Returns::Text, convert_from)]);
+static CONVERT_FROM: Definition =
+    pure(&["convert_from"], &[on(&[Param::Bytea, Param::Text], Returns::Text, convert_from)]);
 static CONVERT_TO: Definition = pure(&["convert_to"], &[on(&[Param::Text, Param::Text], Returns::Bytea, convert_to)]);
 static NUM_NULLS: Definition = pure(&["num_nulls"], &[variadic(&[], Param::Any, Returns::Int4, num_nulls)]);
 static NUM_NONNULLS: Definition = pure(&["num_nonnulls"], &[variadic(&[], Param::Any, Returns::Int4, num_nonnulls)]);
 static PG_TYPEOF: Definition = pure(&["pg_typeof"], &[on(&[Param::Any], Returns::Text, pg_typeof)]);
-static RANDOM_UUID: Definition =
-    Definition { names: &["gen_random_uuid", "uuidv4"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::Uuid, uuid_v4)] };
-static UUID_V7: Definition = Definition { names: &["uuidv7"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::Uuid, uuid_v7)] };
+static RANDOM_UUID: Definition = Definition {
+    names: &["gen_random_uuid", "uuidv4"],
+    volatility: Volatility::Volatile,
+    overloads: &[on(&[], Returns::Uuid, uuid_v4)],
+};
+static UUID_V7: Definition =
+    Definition { names: &["uuidv7"], volatility: Volatility::Volatile, overloads: &[on(&[], Returns::Uuid, uuid_v7)] };
 
 /// Every function of this module.
 pub(crate) static ALL: [&Definition; 19] = [
@@ -120,7 +128,9 @@ fn quote_literal(call: &Call<'_>) -> Result<ArrayRef> {
 
 fn quote_nullable(call: &Call<'_>) -> Result<ArrayRef> {
     call.texts(0, |row| {
-        Ok(Some(value_text(&call.arrays[0], &call.fields[0], row)?.map_or_else(|| "NULL".to_owned(), |text| literal(&text))))
+        Ok(Some(
+            value_text(&call.arrays[0], &call.fields[0], row)?.map_or_else(|| "NULL".to_owned(), |text| literal(&text)),
+        ))
     })
 }
 
@@ -159,7 +169,8 @@ fn format(call: &Call<'_>) -> Result<ArrayRef> {
                     let at = next;
                     next += 1;
                     let text = argument(call, at, row)?.unwrap_or_else(|| "0".to_owned());
-                    let value: i64 = text.parse().map_err(|_| Error::invalid(format!("\"{text}\" is not a width for format")))?;
+                    let value: i64 =
+                        text.parse().map_err(|_| Error::invalid(format!("\"{text}\" is not a width for format")))?;
                     left |= value < 0;
                     usize::try_from(value.unsigned_abs()).ok()
                 } else {
@@ -172,10 +183,13 @@ fn format(call: &Call<'_>) -> Result<ArrayRef> {
             let value = argument(call, at, row)?;
             let text = match kind {
                 's' => value.unwrap_or_default(),
-                'I' => identifier(&value.ok_or_else(|| Error::invalid("null values cannot be formatted as an SQL identifier"))?),
+                'I' => identifier(
+                    &value.ok_or_else(|| Error::invalid("null values cannot be formatted as an SQL identifier"))?,
+                ),
                 'L' => value.map_or_else(|| "NULL".to_owned(), |text| literal(&text)),
                 other => {
-                    return Err(Error::invalid(format!("format specifier \"{other}\" is not one of s, I, L")).with_hint("for a single % write %%"));
+                    return Err(Error::invalid(format!("format specifier \"{other}\" is not one of s, I, L"))
+                        .with_hint("for a single % write %%"));
                 }
             };
             let missing = width.unwrap_or(0).saturating_sub(text.chars().count());
@@ -249,9 +263,9 @@ fn compile(pattern: &str, flags: &str) -> Result<Regex> {
             other => return Err(Error::invalid(format!("invalid regular expression option: \"{other}\""))),
         }
     }
-    builder.build().map_err(|error| {
-        Error::state(SqlState(*b"2201B"), "invalid regular expression").with_detail(error.to_string())
-    })
+    builder
+        .build()
+        .map_err(|error| Error::state(SqlState(*b"2201B"), "invalid regular expression").with_detail(error.to_string()))
 }
 
 fn flags_at<'a>(call: &'a Call<'_>, at: usize, row: usize) -> &'a str {
@@ -351,7 +365,10 @@ fn regexp_split(call: &Call<'_>) -> Result<ArrayRef> {
         let mut start = 0;
         for found in pattern.find_iter(text) {
             // An empty match at the start or behind another match splits nothing off.
-            if found.is_empty() && (found.start() == start && (start == 0 || found.start() == text.len()) || found.start() == text.len()) {
+            if found.is_empty()
+                && (found.start() == start && (start == 0 || found.start() == text.len())
+                    || found.start() == text.len())
+            {
                 continue;
             }
             parts.push(Some(text[start..found.start()].to_owned()));
@@ -369,10 +386,15 @@ fn list_of_text_lists(_: &ReturnFieldArgs<'_>) -> Result<FieldRef> {
 
 /// Every match (with `g`) or the first, each as the array of its groups.
 fn regexp_matches(call: &Call<'_>) -> Result<ArrayRef> {
-    let DataType::List(outer) = call.returns.data_type() else { return Err(Error::internal("regexp_matches returns no array")) };
-    let DataType::List(inner) = outer.data_type() else { return Err(Error::internal("regexp_matches returns no array of arrays")) };
+    let DataType::List(outer) = call.returns.data_type() else {
+        return Err(Error::internal("regexp_matches returns no array"));
+    };
+    let DataType::List(inner) = outer.data_type() else {
+        return Err(Error::internal("regexp_matches returns no array of arrays"));
+    };
     let mut patterns = Patterns::default();
-    let mut builder = ListBuilder::new(ListBuilder::new(StringBuilder::new()).with_field(Arc::clone(inner))).with_field(Arc::clone(outer));
+    let mut builder = ListBuilder::new(ListBuilder::new(StringBuilder::new()).with_field(Arc::clone(inner)))
+        .with_field(Arc::clone(outer));
     for row in 0..call.rows {
         if call.arrays.iter().any(|array| array.is_null(row)) {
             builder.append_null();
@@ -399,14 +421,22 @@ fn regexp_substr(call: &Call<'_>) -> Result<ArrayRef> {
     call.texts(call.arrays.len(), |row| {
         let whole = |at: usize, least: i64, name: &str| {
             let value = if call.has(at) { call.int(at).value(row) } else { least };
-            usize::try_from(value).ok().filter(|_| value >= least).ok_or_else(|| Error::invalid(format!("the {name} of regexp_substr is {value}")))
+            usize::try_from(value)
+                .ok()
+                .filter(|_| value >= least)
+                .ok_or_else(|| Error::invalid(format!("the {name} of regexp_substr is {value}")))
         };
         let (start, nth) = (whole(2, 1, "start")?, whole(3, 1, "number")?);
         let group = if call.has(5) { whole(5, 0, "group")? } else { 0 };
         let text = call.text(0).value(row);
-        let Some((from, _)) = text.char_indices().nth(start - 1).or((start == 1).then_some((0, ' '))) else { return Ok(None) };
+        let Some((from, _)) = text.char_indices().nth(start - 1).or((start == 1).then_some((0, ' '))) else {
+            return Ok(None);
+        };
         let pattern = patterns.get(call.text(1).value(row), flags_at(call, 4, row))?;
-        let found = pattern.captures_iter(&text[from..]).nth(nth - 1).and_then(|captures| captures.get(group).map(|found| found.as_str().to_owned()));
+        let found = pattern
+            .captures_iter(&text[from..])
+            .nth(nth - 1)
+            .and_then(|captures| captures.get(group).map(|found| found.as_str().to_owned()));
         Ok(found)
     })
 }
@@ -451,7 +481,9 @@ fn sha2(call: &Call<'_>) -> Result<ArrayRef> {
             }
         };
         let bytes = arrow::compute::cast(&array, &DataType::Binary)?;
-        rows.push(Some(bytes.as_binary::<i32>().value(row).iter().map(|byte| format!("{byte:02x}")).collect::<String>()));
+        rows.push(Some(
+            bytes.as_binary::<i32>().value(row).iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        ));
     }
     call.texts(0, |row| Ok(rows[row].take()))
 }
@@ -476,9 +508,9 @@ fn convert_from(call: &Call<'_>) -> Result<ArrayRef> {
     let bytes = call.arrays[0].as_binary::<i32>();
     call.texts(2, |row| {
         check_encoding(call.text(1).value(row))?;
-        String::from_utf8(bytes.value(row).to_vec()).map(Some).map_err(|_| {
-            Error::state(SqlState(*b"22021"), "invalid byte sequence for encoding \"UTF8\"")
-        })
+        String::from_utf8(bytes.value(row).to_vec())
+            .map(Some)
+            .map_err(|_| Error::state(SqlState(*b"22021"), "invalid byte sequence for encoding \"UTF8\""))
     })
 }
 
@@ -499,13 +531,17 @@ fn convert_to(call: &Call<'_>) -> Result<ArrayRef> {
 
 fn num_nulls(call: &Call<'_>) -> Result<ArrayRef> {
     call.values::<Int32Type>(0, |row| {
-        Ok(i32::try_from(call.arrays.iter().filter(|array| array.is_null(row) || array.data_type().is_null()).count()).ok())
+        Ok(i32::try_from(call.arrays.iter().filter(|array| array.is_null(row) || array.data_type().is_null()).count())
+            .ok())
     })
 }
 
 fn num_nonnulls(call: &Call<'_>) -> Result<ArrayRef> {
     call.values::<Int32Type>(0, |row| {
-        Ok(i32::try_from(call.arrays.iter().filter(|array| array.is_valid(row) && !array.data_type().is_null()).count()).ok())
+        Ok(i32::try_from(
+            call.arrays.iter().filter(|array| array.is_valid(row) && !array.data_type().is_null()).count(),
+        )
+        .ok())
     })
 }
 
@@ -513,7 +549,8 @@ fn pg_typeof(call: &Call<'_>) -> Result<ArrayRef> {
     let name = if call.fields[0].data_type().is_null() {
         "unknown".to_owned()
     } else {
-        TypeSpec::from_field(&call.fields[0]).map_or_else(|_| call.fields[0].data_type().to_string(), |spec| spec.base_name())
+        TypeSpec::from_field(&call.fields[0])
+            .map_or_else(|_| call.fields[0].data_type().to_string(), |spec| spec.base_name())
     };
     call.texts(0, |_| Ok(Some(name.clone())))
 }
@@ -533,4 +570,3 @@ fn uuid_v4(call: &Call<'_>) -> Result<ArrayRef> {
 fn uuid_v7(call: &Call<'_>) -> Result<ArrayRef> {
     uuids(call.rows, uuid::Uuid::now_v7)
 }
-

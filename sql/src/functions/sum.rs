@@ -70,7 +70,10 @@ impl AggregateUDFImpl for CheckedSum {
         self.inner.groups_accumulator_supported(arguments)
     }
 
-    fn create_groups_accumulator(&self, arguments: AccumulatorArgs<'_>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(
+        &self,
+        arguments: AccumulatorArgs<'_>,
+    ) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
         match finish_of_sum(arguments.expr_fields.first(), arguments.return_type(), arguments.is_distinct) {
             Some(finish) => Ok(Box::new(Totals::new(finish))),
             None => self.inner.create_groups_accumulator(arguments),
@@ -168,7 +171,10 @@ impl AggregateUDFImpl for RoundedAvg {
         self.inner.groups_accumulator_supported(arguments)
     }
 
-    fn create_groups_accumulator(&self, arguments: AccumulatorArgs<'_>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(
+        &self,
+        arguments: AccumulatorArgs<'_>,
+    ) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
         match finish_of_mean(arguments.expr_fields.first(), arguments.return_type()) {
             Some(finish) => Ok(Box::new(Totals::new(finish))),
             None => self.inner.create_groups_accumulator(arguments),

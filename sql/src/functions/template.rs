@@ -49,11 +49,20 @@ pub(crate) enum Field {
     Fraction(u8),
     SecondOfDay,
     /// `AM` or `A.M.`.
-    Half { upper: bool, dots: bool },
+    Half {
+        upper: bool,
+        dots: bool,
+    },
     /// Digits of the year, 1 to 4; with the comma of `Y,YYY`.
-    Year { digits: u8, comma: bool },
+    Year {
+        digits: u8,
+        comma: bool,
+    },
     IsoYear(u8),
-    Era { upper: bool, dots: bool },
+    Era {
+        upper: bool,
+        dots: bool,
+    },
     MonthName(Case),
     MonthShort(Case),
     Month,
@@ -70,8 +79,12 @@ pub(crate) enum Field {
     Century,
     Julian,
     Quarter,
-    Roman { upper: bool },
-    Zone { upper: bool },
+    Roman {
+        upper: bool,
+    },
+    Zone {
+        upper: bool,
+    },
     ZoneHours,
     ZoneMinutes,
     ZoneOffset,
@@ -252,8 +265,20 @@ impl Cache {
     }
 }
 
-const MONTHS: [&str; 12] =
-    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const ROMAN: [&str; 12] = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"];
 
@@ -350,11 +375,15 @@ fn write_field(out: &mut String, field: Field, fill: bool, moment: Moment) {
             };
             out.push_str(&if upper { half.to_owned() } else { half.to_lowercase() });
         }
-        Field::Year { digits: 4, comma: true } => out.push_str(&format!("{},{:03}", shown_year / 1000, shown_year % 1000)),
+        Field::Year { digits: 4, comma: true } => {
+            out.push_str(&format!("{},{:03}", shown_year / 1000, shown_year % 1000))
+        }
         Field::Year { digits: 4, .. } => number(out, shown_year, 4),
         Field::Year { digits, .. } => number(out, shown_year % 10i64.pow(u32::from(digits)), usize::from(digits)),
         Field::IsoYear(4) => number(out, i64::from(iso.year()), 4),
-        Field::IsoYear(digits) => number(out, i64::from(iso.year()) % 10i64.pow(u32::from(digits)), usize::from(digits)),
+        Field::IsoYear(digits) => {
+            number(out, i64::from(iso.year()) % 10i64.pow(u32::from(digits)), usize::from(digits))
+        }
         Field::Era { upper, dots } => {
             let era = match (year > 0, dots) {
                 (true, false) => "AD",
@@ -370,7 +399,9 @@ fn write_field(out: &mut String, field: Field, fill: bool, moment: Moment) {
         Field::DayName(case) => name(out, cased(DAYS[time.weekday().num_days_from_sunday() as usize], case), 9),
         Field::DayShort(case) => out.push_str(&cased(&DAYS[time.weekday().num_days_from_sunday() as usize][..3], case)),
         Field::DayOfYear => number(out, i64::from(time.ordinal()), 3),
-        Field::IsoDayOfYear => number(out, i64::from(iso.week0()) * 7 + i64::from(time.weekday().number_from_monday()), 3),
+        Field::IsoDayOfYear => {
+            number(out, i64::from(iso.week0()) * 7 + i64::from(time.weekday().number_from_monday()), 3)
+        }
         Field::Day => number(out, i64::from(time.day()), 2),
         Field::DayOfWeek => number(out, i64::from(time.weekday().number_from_sunday()), 0),
         Field::IsoDayOfWeek => number(out, i64::from(time.weekday().number_from_monday()), 0),
@@ -451,11 +482,15 @@ pub(crate) fn read(nodes: &[Node], text: &str) -> Result<(NaiveDateTime, Option<
             Node::Text(template, false) => {
                 for ch in template.chars() {
                     if ch.is_alphanumeric() {
-                        rest = rest.strip_prefix(ch).unwrap_or_else(|| rest.char_indices().nth(1).map_or("", |(at, _)| &rest[at..]));
+                        rest = rest
+                            .strip_prefix(ch)
+                            .unwrap_or_else(|| rest.char_indices().nth(1).map_or("", |(at, _)| &rest[at..]));
                     } else {
                         // A separator matches any separator, or none.
                         rest = rest.trim_start_matches(char::is_whitespace);
-                        if rest.starts_with(|ch: char| !ch.is_alphanumeric() && ch != '-' && ch != '+') || (rest.starts_with(ch) && !ch.is_whitespace()) {
+                        if rest.starts_with(|ch: char| !ch.is_alphanumeric() && ch != '-' && ch != '+')
+                            || (rest.starts_with(ch) && !ch.is_whitespace())
+                        {
                             rest = rest.char_indices().nth(1).map_or("", |(at, _)| &rest[at..]);
                         } else if !ch.is_whitespace() && rest.starts_with('-') && !next_is_signed(nodes, at) {
                             rest = &rest[1..];
@@ -478,7 +513,9 @@ pub(crate) fn read(nodes: &[Node], text: &str) -> Result<(NaiveDateTime, Option<
         Error::state(SqlState::DATETIME_OVERFLOW, format!("date/time field value out of range: \"{text}\""))
     })?;
     let zone = parts.zone.or_else(|| {
-        parts.zone_hours.map(|hours| Zone::Fixed(hours * 3600 + if hours < 0 { -parts.zone_minutes } else { parts.zone_minutes } * 60))
+        parts.zone_hours.map(|hours| {
+            Zone::Fixed(hours * 3600 + if hours < 0 { -parts.zone_minutes } else { parts.zone_minutes } * 60)
+        })
     });
     Ok((time, zone))
 }
@@ -650,12 +687,18 @@ fn read_field<'a>(parts: &mut Parts, field: Field, adjacent: bool, text: &'a str
         }
         Field::Roman { .. } => {
             let upper = text.to_uppercase();
-            let (at, roman) = ROMAN.iter().enumerate().filter(|(_, roman)| upper.starts_with(**roman)).max_by_key(|(_, roman)| roman.len())?;
+            let (at, roman) = ROMAN
+                .iter()
+                .enumerate()
+                .filter(|(_, roman)| upper.starts_with(**roman))
+                .max_by_key(|(_, roman)| roman.len())?;
             parts.month = Some(u32::try_from(at).ok()? + 1);
             &text[roman.len()..]
         }
         Field::Zone { .. } => {
-            let length = text.find(|ch: char| !(ch.is_alphanumeric() || matches!(ch, '/' | '_' | '+' | '-' | ':'))).unwrap_or(text.len());
+            let length = text
+                .find(|ch: char| !(ch.is_alphanumeric() || matches!(ch, '/' | '_' | '+' | '-' | ':')))
+                .unwrap_or(text.len());
             parts.zone = Some(Zone::parse(&text[..length])?);
             &text[length..]
         }
@@ -842,11 +885,19 @@ fn number_template(template: &str) -> NumberTemplate {
                     '"' => {
                         let end = rest[1..].find('"').map_or(rest.len(), |at| at + 2);
                         let quoted = rest[1..end].trim_end_matches('"');
-                        if seen { it.after.push_str(quoted) } else { it.before.push_str(quoted) }
+                        if seen {
+                            it.after.push_str(quoted)
+                        } else {
+                            it.before.push_str(quoted)
+                        }
                         eaten = end;
                     }
                     other => {
-                        if seen { it.after.push(other) } else { it.before.push(other) }
+                        if seen {
+                            it.after.push(other)
+                        } else {
+                            it.before.push(other)
+                        }
                     }
                 },
             }
@@ -902,23 +953,49 @@ pub(crate) fn format_number(template: &str, digits: &str) -> String {
     let fill = it.fill;
     match it.sign {
         Sign::Plain => {
-            let sign = if negative { "-" } else if fill { " " } else { "" };
-            out.push_str(&if fill { format!("{blanks}{sign}{currency}{trimmed}") } else { format!("{sign}{currency}{trimmed}") });
+            let sign = if negative {
+                "-"
+            } else if fill {
+                " "
+            } else {
+                ""
+            };
+            out.push_str(&if fill {
+                format!("{blanks}{sign}{currency}{trimmed}")
+            } else {
+                format!("{sign}{currency}{trimmed}")
+            });
         }
         Sign::AnchoredFront => {
             let sign = if negative { "-" } else { "+" };
-            out.push_str(&if fill { format!("{blanks}{sign}{currency}{trimmed}") } else { format!("{sign}{currency}{trimmed}") });
+            out.push_str(&if fill {
+                format!("{blanks}{sign}{currency}{trimmed}")
+            } else {
+                format!("{sign}{currency}{trimmed}")
+            });
         }
         Sign::AnchoredBack | Sign::AlwaysBack => {
             let sign = if negative { "-" } else { "+" };
             out.push_str(&if fill { format!("{currency}{body}{sign}") } else { format!("{currency}{trimmed}{sign}") });
         }
         Sign::MinusBack => {
-            let sign = if negative { "-" } else if fill { " " } else { "" };
+            let sign = if negative {
+                "-"
+            } else if fill {
+                " "
+            } else {
+                ""
+            };
             out.push_str(&if fill { format!("{currency}{body}{sign}") } else { format!("{currency}{trimmed}{sign}") });
         }
         Sign::MinusFront => {
-            let sign = if negative { "-" } else if fill { " " } else { "" };
+            let sign = if negative {
+                "-"
+            } else if fill {
+                " "
+            } else {
+                ""
+            };
             out.push_str(&if fill { format!("{sign}{currency}{body}") } else { format!("{sign}{currency}{trimmed}") });
         }
         Sign::AlwaysFront => {
@@ -926,12 +1003,27 @@ pub(crate) fn format_number(template: &str, digits: &str) -> String {
             out.push_str(&if fill { format!("{sign}{currency}{body}") } else { format!("{sign}{currency}{trimmed}") });
         }
         Sign::PlusFront => {
-            let (plus, minus) = if negative { (if fill { " " } else { "" }, "-") } else { ("+", if fill { " " } else { "" }) };
-            out.push_str(&if fill { format!("{plus}{blanks}{minus}{currency}{trimmed}") } else { format!("{plus}{minus}{currency}{trimmed}") });
+            let (plus, minus) =
+                if negative { (if fill { " " } else { "" }, "-") } else { ("+", if fill { " " } else { "" }) };
+            out.push_str(&if fill {
+                format!("{plus}{blanks}{minus}{currency}{trimmed}")
+            } else {
+                format!("{plus}{minus}{currency}{trimmed}")
+            });
         }
         Sign::Brackets => {
-            let (open, close) = if negative { ("<", ">") } else if fill { (" ", " ") } else { ("", "") };
-            out.push_str(&if fill { format!("{blanks}{open}{currency}{trimmed}{close}") } else { format!("{open}{currency}{trimmed}{close}") });
+            let (open, close) = if negative {
+                ("<", ">")
+            } else if fill {
+                (" ", " ")
+            } else {
+                ("", "")
+            };
+            out.push_str(&if fill {
+                format!("{blanks}{open}{currency}{trimmed}{close}")
+            } else {
+                format!("{open}{currency}{trimmed}{close}")
+            });
         }
     }
     if let Some(ordinal) = it.ordinal
@@ -1025,7 +1117,10 @@ fn scientific(it: &NumberTemplate, negative: bool, whole: &str, fraction: &str) 
     let digits = format!("{whole}{fraction}");
     let first = digits.bytes().position(|byte| byte != b'0');
     let (mantissa, mut exponent) = match first {
-        Some(first) => (digits[first..].to_owned(), i64::try_from(whole.len()).unwrap_or(0) - 1 - i64::try_from(first).unwrap_or(0)),
+        Some(first) => (
+            digits[first..].to_owned(),
+            i64::try_from(whole.len()).unwrap_or(0) - 1 - i64::try_from(first).unwrap_or(0),
+        ),
         None => ("0".to_owned(), 0),
     };
     let (mut head, mut tail) = round_digits(&mantissa[..1], &mantissa[1..], it.fraction.len());
@@ -1035,7 +1130,13 @@ fn scientific(it: &NumberTemplate, negative: bool, whole: &str, fraction: &str) 
         head.truncate(1);
         exponent += 1;
     }
-    let sign = if negative { "-" } else if it.fill { " " } else { "" };
+    let sign = if negative {
+        "-"
+    } else if it.fill {
+        " "
+    } else {
+        ""
+    };
     let point = if it.point { format!(".{tail}") } else { String::new() };
     let mark = if exponent < 0 { '-' } else { '+' };
     format!("{sign}{head}{point}e{mark}{:02}", exponent.unsigned_abs())
@@ -1075,7 +1176,12 @@ fn roman(number: u32, negative: bool, upper: bool, fill: bool) -> String {
 /// Reads a number by a template: the digits, in plain decimal form.
 pub(crate) fn read_number(template: &str, text: &str) -> Result<String> {
     let it = number_template(template);
-    let wrong = || Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type numeric: \"{text}\""));
+    let wrong = || {
+        Error::state(
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            format!("invalid input syntax for type numeric: \"{text}\""),
+        )
+    };
     let mut negative = false;
     let mut whole = String::new();
     let mut fraction = String::new();

@@ -84,9 +84,13 @@ impl Finish {
         Ok(Some(match self {
             Finish::Whole if i64::try_from(total).is_err() => return Err(out_of_range("bigint out of range in sum")),
             Finish::Whole => total,
-            Finish::Sum { precision, .. } if total.unsigned_abs() >= power_of_ten(precision).unsigned_abs() => return Err(too_large()),
+            Finish::Sum { precision, .. } if total.unsigned_abs() >= power_of_ten(precision).unsigned_abs() => {
+                return Err(too_large());
+            }
             Finish::Sum { .. } => total,
-            Finish::Mean { from, precision, scale } => divided(total, i128::from(values), i32::from(scale) - i32::from(from), precision)?,
+            Finish::Mean { from, precision, scale } => {
+                divided(total, i128::from(values), i32::from(scale) - i32::from(from), precision)?
+            }
         }))
     }
 
@@ -214,7 +218,8 @@ impl Accumulator for Distinct {
 
     fn state(&mut self) -> DataFusionResult<Vec<ScalarValue>> {
         let (precision, scale) = self.finish.total_scale();
-        let values: Vec<ScalarValue> = self.seen.iter().map(|&value| ScalarValue::Decimal128(Some(value), precision, scale)).collect();
+        let values: Vec<ScalarValue> =
+            self.seen.iter().map(|&value| ScalarValue::Decimal128(Some(value), precision, scale)).collect();
         Ok(vec![ScalarValue::List(ScalarValue::new_list_nullable(&values, &self.finish.total_type()))])
     }
 
@@ -319,7 +324,8 @@ impl GroupsAccumulator for Totals {
     ) -> DataFusionResult<()> {
         self.resize(total_groups);
         if self.finish.counts() {
-            let (numbers, totals) = (values[0].as_primitive::<UInt64Type>(), values[1].as_primitive::<Decimal128Type>());
+            let (numbers, totals) =
+                (values[0].as_primitive::<UInt64Type>(), values[1].as_primitive::<Decimal128Type>());
             self.add(totals.values(), counts(&values[1], filter), groups, |row| numbers.value(row))
         } else {
             let totals = values[0].as_primitive::<Decimal128Type>();
@@ -334,7 +340,8 @@ impl GroupsAccumulator for Totals {
 
     fn state(&mut self, emit: EmitTo) -> DataFusionResult<Vec<ArrayRef>> {
         let (totals, values) = self.emit(emit);
-        let present: Decimal128Array = totals.iter().zip(&values).map(|(&total, &values)| (values > 0).then_some(total)).collect();
+        let present: Decimal128Array =
+            totals.iter().zip(&values).map(|(&total, &values)| (values > 0).then_some(total)).collect();
         self.states(present, || UInt64Array::from(values))
     }
 

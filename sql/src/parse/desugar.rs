@@ -91,7 +91,18 @@ fn is_trigger(token: &TokenWithSpan) -> bool {
         return false;
     }
     const WORDS: [&str; 13] = [
-        "system_time", "valid_time", "of", "period", "stream", "ann", "set", "vector", "table", "overriding", "emit", "stale",
+        "system_time",
+        "valid_time",
+        "of",
+        "period",
+        "stream",
+        "ann",
+        "set",
+        "vector",
+        "table",
+        "overriding",
+        "emit",
+        "stale",
         "versioning",
     ];
     WORDS.iter().any(|trigger| word.value.eq_ignore_ascii_case(trigger))
@@ -146,7 +157,10 @@ impl Desugar<'_> {
 
     /// Whether the unquoted words from `at` are these.
     fn words(&self, at: usize, words: &[&str]) -> bool {
-        words.iter().enumerate().all(|(i, wanted)| self.word(at + i).is_some_and(|word| word.value.eq_ignore_ascii_case(wanted)))
+        words
+            .iter()
+            .enumerate()
+            .all(|(i, wanted)| self.word(at + i).is_some_and(|word| word.value.eq_ignore_ascii_case(wanted)))
     }
 
     fn is(&self, at: usize, token: &Token) -> bool {
@@ -160,7 +174,9 @@ impl Desugar<'_> {
             Keyword::FOR if at > 0 && self.words(at - 1, &["period"]) => Ok(None),
             Keyword::FOR => self.for_clause(at),
             // After `::` or in a cast it is a type.
-            Keyword::TIMESTAMP if self.words(at + 1, &["as", "of"]) && at > 0 && !self.is(at - 1, &Token::DoubleColon) => {
+            Keyword::TIMESTAMP
+                if self.words(at + 1, &["as", "of"]) && at > 0 && !self.is(at - 1, &Token::DoubleColon) =>
+            {
                 let (value, to) = self.expression(at + 3, 0)?;
                 Ok(Some(Modifier { pairs: vec![("system_at", value)], from: at, to }))
             }
@@ -170,7 +186,11 @@ impl Desugar<'_> {
             }
             Keyword::AS if self.words(at + 1, &["of"]) => {
                 // `TIMESTAMP AS OF` and `FOR … AS OF` are read from their first word; here only the short forms start.
-                if at > 0 && ["system_time", "valid_time", "timestamp", "version"].iter().any(|word| self.words(at - 1, &[word])) {
+                if at > 0
+                    && ["system_time", "valid_time", "timestamp", "version"]
+                        .iter()
+                        .any(|word| self.words(at - 1, &[word]))
+                {
                     return Ok(None);
                 }
                 let (key, start) = if self.words(at + 2, &["system", "time"]) {
@@ -292,7 +312,9 @@ impl Desugar<'_> {
                 let length = parser.index();
                 Ok((self.tokens[at..at + length].to_vec(), at + length))
             }
-            Err(ParserError::RecursionLimitExceeded) => Err(Misplaced::new("the expression nests too deeply", &self.tokens[at])),
+            Err(ParserError::RecursionLimitExceeded) => {
+                Err(Misplaced::new("the expression nests too deeply", &self.tokens[at]))
+            }
             Err(_) => Err(self.expected("an expression", at)),
         }
     }
@@ -321,7 +343,8 @@ impl Desugar<'_> {
         if !matches!(self.token(start), Some(Token::Word(_))) {
             return false;
         }
-        while start >= 2 && self.is(start - 1, &Token::Period) && matches!(self.token(start - 2), Some(Token::Word(_))) {
+        while start >= 2 && self.is(start - 1, &Token::Period) && matches!(self.token(start - 2), Some(Token::Word(_)))
+        {
             start -= 2;
         }
         match start.checked_sub(1).and_then(|before| self.token(before)) {
@@ -349,10 +372,16 @@ impl Desugar<'_> {
     fn follows_clause(&self, at: usize) -> bool {
         for before in (at.saturating_sub(WINDOW)..at).rev() {
             let Some(word) = self.word(before) else { continue };
-            if self.words(before, &["system_time"]) || self.words(before, &["valid_time"]) || self.words(before, &["as", "of"]) {
+            if self.words(before, &["system_time"])
+                || self.words(before, &["valid_time"])
+                || self.words(before, &["as", "of"])
+            {
                 return true;
             }
-            if matches!(word.keyword, Keyword::JOIN | Keyword::WHERE | Keyword::SELECT | Keyword::ON | Keyword::UPDATE | Keyword::DELETE) {
+            if matches!(
+                word.keyword,
+                Keyword::JOIN | Keyword::WHERE | Keyword::SELECT | Keyword::ON | Keyword::UPDATE | Keyword::DELETE
+            ) {
                 return false;
             }
         }
@@ -484,8 +513,10 @@ impl Desugar<'_> {
         let like = |token: Token| TokenWithSpan::new(token, self.tokens[at].span);
         // Without its keyword the name is a custom type with modifiers.
         let name = if set { "SET" } else { "VECTOR" };
-        let mut tokens =
-            vec![like(Token::Word(Word { value: name.to_owned(), quote_style: None, keyword: Keyword::NoKeyword })), like(Token::LParen)];
+        let mut tokens = vec![
+            like(Token::Word(Word { value: name.to_owned(), quote_style: None, keyword: Keyword::NoKeyword })),
+            like(Token::LParen),
+        ];
         for (i, argument) in arguments.into_iter().enumerate() {
             if i > 0 {
                 tokens.push(like(Token::Comma));
@@ -505,20 +536,37 @@ impl Desugar<'_> {
         let query = match before.and_then(|before| self.token(before)) {
             None => true,
             // CREATE TABLE t AS TABLE u.
-            Some(Token::Word(word)) if word.keyword == Keyword::AS => self.words(0, &["create"]) || self.words(0, &["prepare"]),
-            Some(Token::Word(word)) => {
-                matches!(word.keyword, Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::ALL | Keyword::DISTINCT)
-                    && self.words_before_are_set_operator(at)
+            Some(Token::Word(word)) if word.keyword == Keyword::AS => {
+                self.words(0, &["create"]) || self.words(0, &["prepare"])
             }
-            Some(Token::LParen) => match before.and_then(|before| before.checked_sub(1)).and_then(|name| self.token(name)) {
-                None | Some(Token::LParen | Token::Eq | Token::Comma) => true,
-                Some(Token::Word(word)) => matches!(
+            Some(Token::Word(word)) => {
+                matches!(
                     word.keyword,
-                    Keyword::FROM | Keyword::JOIN | Keyword::AS | Keyword::IN | Keyword::EXISTS | Keyword::ANY | Keyword::SOME
-                        | Keyword::ALL | Keyword::ARRAY | Keyword::LATERAL | Keyword::COPY | Keyword::ON | Keyword::MATERIALIZED
-                ),
-                _ => false,
-            },
+                    Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::ALL | Keyword::DISTINCT
+                ) && self.words_before_are_set_operator(at)
+            }
+            Some(Token::LParen) => {
+                match before.and_then(|before| before.checked_sub(1)).and_then(|name| self.token(name)) {
+                    None | Some(Token::LParen | Token::Eq | Token::Comma) => true,
+                    Some(Token::Word(word)) => matches!(
+                        word.keyword,
+                        Keyword::FROM
+                            | Keyword::JOIN
+                            | Keyword::AS
+                            | Keyword::IN
+                            | Keyword::EXISTS
+                            | Keyword::ANY
+                            | Keyword::SOME
+                            | Keyword::ALL
+                            | Keyword::ARRAY
+                            | Keyword::LATERAL
+                            | Keyword::COPY
+                            | Keyword::ON
+                            | Keyword::MATERIALIZED
+                    ),
+                    _ => false,
+                }
+            }
             _ => false,
         };
         if query {
@@ -564,7 +612,10 @@ impl Desugar<'_> {
     /// Cuts `(a, b)` out of `CREATE TABLE t (a, b) AS …`.
     fn renamed_columns(&mut self) {
         let mut at = 1;
-        while self.word(at).is_some_and(|word| matches!(word.keyword, Keyword::TEMP | Keyword::TEMPORARY | Keyword::LOCAL)) {
+        while self
+            .word(at)
+            .is_some_and(|word| matches!(word.keyword, Keyword::TEMP | Keyword::TEMPORARY | Keyword::LOCAL))
+        {
             at += 1;
         }
         if !self.words(0, &["create"]) || !self.words(at, &["table"]) {

@@ -16,7 +16,10 @@
 use std::any::TypeId;
 use std::cell::Cell;
 
-use sqlparser::ast::{ColumnOption, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName};
+use sqlparser::ast::{
+    ColumnOption, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName,
+};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -47,7 +50,12 @@ impl LatticeDialect {
     /// A dialect with the budget for a statement of so many tokens.
     pub(crate) fn for_tokens(tokens: usize) -> LatticeDialect {
         let steps = tokens.saturating_mul(STEPS_PER_TOKEN).max(STEPS_AT_LEAST);
-        LatticeDialect { base: PostgreSqlDialect {}, steps: Cell::new(steps), question_marks: false, operators: Cell::new(0) }
+        LatticeDialect {
+            base: PostgreSqlDialect {},
+            steps: Cell::new(steps),
+            question_marks: false,
+            operators: Cell::new(0),
+        }
     }
 
     /// A dialect for the tokenizer. `?` is a parameter when asked, else an operator.
@@ -211,7 +219,9 @@ impl Dialect for LatticeDialect {
     fn parse_infix(&self, _: &mut Parser<'_>, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
         let seen = self.operators.get() + 1;
         self.operators.set(seen);
-        if seen.is_multiple_of(CHAIN_LOOK) && std::iter::successors(Some(expr), |expr| left_child(expr)).nth(CHAIN).is_some() {
+        if seen.is_multiple_of(CHAIN_LOOK)
+            && std::iter::successors(Some(expr), |expr| left_child(expr)).nth(CHAIN).is_some()
+        {
             return Some(Err(ParserError::RecursionLimitExceeded));
         }
         None

@@ -140,7 +140,11 @@ fn columns(parser: &mut Parser<'_>) -> Parsed<Vec<Ident>> {
 /// Reads one statement; the caller checks that nothing follows.
 pub(crate) fn statement(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed<StatementAst> {
     let Some(word) = next_word(parser) else {
-        return if parser.peek_token_ref().token == Token::LParen { query(cx, parser) } else { expected(parser, "a statement") };
+        return if parser.peek_token_ref().token == Token::LParen {
+            query(cx, parser)
+        } else {
+            expected(parser, "a statement")
+        };
     };
     match word.as_str() {
         "select" | "with" | "values" => query(cx, parser),
@@ -187,17 +191,77 @@ pub(crate) fn statement(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed
 /// A statement we do not have: named if another database has it, a syntax error otherwise.
 fn unknown(parser: &Parser<'_>, word: &str) -> Parsed<StatementAst> {
     const OTHERS: [&str; 34] = [
-        "grant", "revoke", "listen", "notify", "unlisten", "declare", "fetch", "close", "move", "lock", "load", "do", "security",
-        "cluster", "reindex", "checkpoint", "use", "import", "reassign", "attach", "detach", "pragma", "replace", "upsert", "cache",
-        "uncache", "optimize", "msck", "install", "export", "unload", "rename", "flush", "from",
+        "grant",
+        "revoke",
+        "listen",
+        "notify",
+        "unlisten",
+        "declare",
+        "fetch",
+        "close",
+        "move",
+        "lock",
+        "load",
+        "do",
+        "security",
+        "cluster",
+        "reindex",
+        "checkpoint",
+        "use",
+        "import",
+        "reassign",
+        "attach",
+        "detach",
+        "pragma",
+        "replace",
+        "upsert",
+        "cache",
+        "uncache",
+        "optimize",
+        "msck",
+        "install",
+        "export",
+        "unload",
+        "rename",
+        "flush",
+        "from",
     ];
     if OTHERS.contains(&word) {
         return Err(Error::unsupported(format!("the statement {}", word.to_uppercase())).into());
     }
     const OURS: [&str; 32] = [
-        "select", "with", "values", "insert", "update", "delete", "merge", "copy", "truncate", "create", "alter", "drop", "comment",
-        "analyze", "vacuum", "explain", "describe", "begin", "start", "commit", "rollback", "savepoint", "release", "set", "show",
-        "reset", "discard", "prepare", "execute", "deallocate", "call", "table",
+        "select",
+        "with",
+        "values",
+        "insert",
+        "update",
+        "delete",
+        "merge",
+        "copy",
+        "truncate",
+        "create",
+        "alter",
+        "drop",
+        "comment",
+        "analyze",
+        "vacuum",
+        "explain",
+        "describe",
+        "begin",
+        "start",
+        "commit",
+        "rollback",
+        "savepoint",
+        "release",
+        "set",
+        "show",
+        "reset",
+        "discard",
+        "prepare",
+        "execute",
+        "deallocate",
+        "call",
+        "table",
     ];
     match nearest(word, OURS) {
         Some(near) => {
@@ -659,7 +723,14 @@ fn sequence(parser: &mut Parser<'_>, temporary: bool) -> Parsed<StatementAst> {
             break;
         }
     }
-    Ok(StatementAst::CreateSequence(Box::new(CreateSequence { name, temporary, if_not_exists, data_type, options, owned_by })))
+    Ok(StatementAst::CreateSequence(Box::new(CreateSequence {
+        name,
+        temporary,
+        if_not_exists,
+        data_type,
+        options,
+        owned_by,
+    })))
 }
 
 /// `NONE` or `table.column`.
@@ -840,7 +911,9 @@ fn alter_operation(parser: &mut Parser<'_>) -> Parsed<AlterOperation> {
         let merges = after(&["set", "merge", "using"]);
         let drops = after(&["drop", "identity"]);
         let adds = after(&["add", "generated"]);
-        let counts = ["generated", "increment", "minvalue", "maxvalue", "no", "start", "cache", "cycle"].iter().any(|word| after(&["set", *word]))
+        let counts = ["generated", "increment", "minvalue", "maxvalue", "no", "start", "cache", "cycle"]
+            .iter()
+            .any(|word| after(&["set", *word]))
             || after(&["restart"]);
         if merges || drops || adds || counts {
             for _ in 0..offset {
@@ -1249,7 +1322,9 @@ fn prepare(cx: &mut Context<'_>, parser: &mut Parser<'_>) -> Parsed<StatementAst
         Vec::new()
     };
     expect(parser, &["as"])?;
-    if !["select", "with", "values", "table", "insert", "update", "delete", "merge"].iter().any(|word| peek(parser, &[word]))
+    if !["select", "with", "values", "table", "insert", "update", "delete", "merge"]
+        .iter()
+        .any(|word| peek(parser, &[word]))
         && parser.peek_token_ref().token != Token::LParen
     {
         return expected(parser, "a query, INSERT, UPDATE, DELETE or MERGE");
@@ -1261,8 +1336,11 @@ fn execute(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
     expect(parser, &["execute"])?;
     let name = parser.parse_identifier()?;
     let values = if parser.consume_token(&Token::LParen) {
-        let values =
-            if parser.peek_token_ref().token == Token::RParen { Vec::new() } else { parser.parse_comma_separated(Parser::parse_expr)? };
+        let values = if parser.peek_token_ref().token == Token::RParen {
+            Vec::new()
+        } else {
+            parser.parse_comma_separated(Parser::parse_expr)?
+        };
         parser.expect_token(&Token::RParen)?;
         values
     } else {
@@ -1339,7 +1417,11 @@ fn policy(parser: &mut Parser<'_>) -> Parsed<StatementAst> {
         parser.parse_create_policy()
     })?;
     if let Some(policy) = postgres {
-        let created = CreatePolicy { name: policy.name.clone(), table: policy.table_name.clone(), body: PolicyBody::Postgres(Box::new(policy)) };
+        let created = CreatePolicy {
+            name: policy.name.clone(),
+            table: policy.table_name.clone(),
+            body: PolicyBody::Postgres(Box::new(policy)),
+        };
         return Ok(extension(Extension::CreatePolicy(created)));
     }
     expect(parser, &["policy"])?;

@@ -19,11 +19,11 @@ pub(crate) mod desugar;
 pub(crate) mod dialect;
 pub(crate) mod grammar;
 mod locate;
+mod modifiers;
 pub(crate) mod rewrite;
 pub(crate) mod source;
 pub(crate) mod statement;
 pub(crate) mod strict;
-mod modifiers;
 #[cfg(test)]
 mod tests;
 
@@ -35,9 +35,9 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 pub(crate) use locate::locate;
+pub(crate) use modifiers::{TableModifiers, TimeRange};
 pub(crate) use rewrite::MARK;
 pub(crate) use rewrite::shown_name;
-pub(crate) use modifiers::{TableModifiers, TimeRange};
 pub(crate) use sqlparser;
 pub(crate) use statement::{Statement, StatementAst};
 
@@ -128,7 +128,9 @@ fn parse_tokens(
             .name("sql-parse".to_owned())
             .stack_size(STACK)
             .spawn_scoped(scope, || parse_here(text, tokens, locator, options))
-            .map_err(|error| Error::new(base::ErrorKind::Exhausted, format!("no thread to parse the statement: {error}")))?;
+            .map_err(|error| {
+                Error::new(base::ErrorKind::Exhausted, format!("no thread to parse the statement: {error}"))
+            })?;
         match reader.join() {
             Ok(statement) => statement,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -158,12 +160,12 @@ fn parse_here(
     locator: &mut Locator<'_>,
     options: ParseOptions,
 ) -> Result<Statement> {
-    let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { return Err(Error::syntax("the statement is empty")) };
+    let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else {
+        return Err(Error::syntax("the statement is empty"));
+    };
     let (start, end) = (first.span.start, last.span.end);
     let place = locator.place(start);
-    let set_operator = |token: &TokenWithSpan| {
-        matches!(&token.token, Token::Word(word) if matches!(word.keyword, Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT))
-    };
+    let set_operator = |token: &TokenWithSpan| matches!(&token.token, Token::Word(word) if matches!(word.keyword, Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT));
     if tokens.iter().filter(|token| set_operator(token)).count() > SET_OPERATORS {
         return Err(too_complex().at(place.character));
     }
@@ -255,7 +257,8 @@ fn syntax_error(error: ParserError, end: Location, locator: &mut Locator<'_>) ->
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
     };
     let (text, at) = split_location(&message);
-    let text = text.replace("Expected: ", "expected ").replace("found: EOF", "found the end").replace("found: ", "found ");
+    let text =
+        text.replace("Expected: ", "expected ").replace("found: EOF", "found the end").replace("found: ", "found ");
     let position = locator.place(at.unwrap_or(end)).character;
     Error::syntax(format!("syntax error: {}", crate::error::tidy(&text))).at(position)
 }
@@ -291,12 +294,79 @@ pub(crate) fn name_parts(name: &ObjectName) -> Vec<String> {
 
 /// Words that PostgreSQL reserves entirely; sqlparser takes most of them as names. (`DEFAULT` stands for a value, see [`is_default`].)
 const RESERVED: [&str; 73] = [
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check", "collate", "column",
-    "constraint", "create", "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for", "foreign", "from",
-    "grant", "group", "having", "in", "initially", "intersect", "into", "lateral", "leading", "limit", "not", "null", "offset", "on",
-    "only", "or", "order", "placing", "primary", "references", "returning", "select", "some", "symmetric", "table", "then", "to",
-    "trailing", "true", "union", "unique", "using", "variadic", "when", "where", "window", "with", "inner", "left", "right", "full",
-    "join", "natural", "cross",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
+    "inner",
+    "left",
+    "right",
+    "full",
+    "join",
+    "natural",
+    "cross",
 ];
 
 /// An unquoted reserved word where a name is expected is a syntax error.

@@ -1,6 +1,8 @@
 //! The table modifiers that travel in the carrier `name AT(key => value, …)`.
 
-use sqlparser::ast::{Expr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, TableFactor, TableVersion, Value};
+use sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, TableFactor, TableVersion, Value,
+};
 
 use super::{fold, name_parts};
 use crate::error::{Error, Result};
@@ -73,10 +75,15 @@ impl TableModifiers {
             TableVersion::Function(other) => return Err(Error::unsupported(format!("the table modifier {other}"))),
             TableVersion::Changes { .. } => return Err(Error::unsupported("CHANGES on a table")),
         };
-        let FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses }) = &function.args else {
+        let FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses }) = &function.args
+        else {
             return Err(Error::syntax("syntax error: AT needs arguments"));
         };
-        if !clauses.is_empty() || function.over.is_some() || function.filter.is_some() || !function.within_group.is_empty() {
+        if !clauses.is_empty()
+            || function.over.is_some()
+            || function.filter.is_some()
+            || !function.within_group.is_empty()
+        {
             return Err(Error::syntax("syntax error: AT takes only arguments"));
         }
         let mut modifiers = TableModifiers::default();

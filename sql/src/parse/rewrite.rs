@@ -154,7 +154,10 @@ pub(crate) fn shown_name(name: &str) -> &str {
 /// not: a name that is there already gets marks that [`shown_name`] takes off again. In the outermost list, whose names nothing refers
 /// to, so does one that may be behind a wildcard; elsewhere the planner decides, which knows the tables.
 pub(crate) fn name_items(items: &mut [sql::SelectItem], outermost: bool) {
-    let hidden = outermost && items.iter().any(|item| matches!(item, sql::SelectItem::Wildcard(_) | sql::SelectItem::QualifiedWildcard(..)));
+    let hidden = outermost
+        && items
+            .iter()
+            .any(|item| matches!(item, sql::SelectItem::Wildcard(_) | sql::SelectItem::QualifiedWildcard(..)));
     let column = |expr: &Expr| match expr {
         Expr::Identifier(name) => Some(vec![fold(name)]),
         Expr::CompoundIdentifier(names) => Some(names.iter().map(fold).collect::<Vec<_>>()),
@@ -175,7 +178,9 @@ pub(crate) fn name_items(items: &mut [sql::SelectItem], outermost: bool) {
             Some(path) => {
                 let last = path.last().cloned().unwrap_or_default();
                 // Columns of two tables under one name are told apart by their qualifiers.
-                let same = |other: &Vec<String>| *other == path || (other.last() == Some(&last) && (other.len() == 1 || path.len() == 1));
+                let same = |other: &Vec<String>| {
+                    *other == path || (other.last() == Some(&last) && (other.len() == 1 || path.len() == 1))
+                };
                 let repeated = hidden || columns.iter().any(same) || taken.contains(&last);
                 columns.push(path);
                 if !repeated {
@@ -310,9 +315,13 @@ fn balance(expr: &mut Expr) {
 fn balance_set_operations(body: &mut Box<SetExpr>) {
     let SetExpr::SetOperation { op: sql::SetOperator::Union, set_quantifier, .. } = &**body else { return };
     let quantifier = *set_quantifier;
-    let is_link = |op: &sql::SetOperator, next: &sql::SetQuantifier| matches!(op, sql::SetOperator::Union) && *next == quantifier;
+    let is_link =
+        |op: &sql::SetOperator, next: &sql::SetQuantifier| matches!(op, sql::SetOperator::Union) && *next == quantifier;
     let mut operands = Vec::new();
-    let mut rest = std::mem::replace(&mut **body, SetExpr::Values(sql::Values { explicit_row: false, value_keyword: false, rows: Vec::new() }));
+    let mut rest = std::mem::replace(
+        &mut **body,
+        SetExpr::Values(sql::Values { explicit_row: false, value_keyword: false, rows: Vec::new() }),
+    );
     loop {
         match rest {
             SetExpr::SetOperation { left, op, set_quantifier, right } if is_link(&op, &set_quantifier) => {
@@ -359,7 +368,10 @@ fn fetch_to_limit(query: &mut Query) {
     let Some(sql::Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
     let limit = quantity.clone().unwrap_or_else(|| number(1));
     match &mut query.limit_clause {
-        None => query.limit_clause = Some(sql::LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by: Vec::new() }),
+        None => {
+            query.limit_clause =
+                Some(sql::LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by: Vec::new() })
+        }
         Some(sql::LimitClause::LimitOffset { limit: slot @ None, offset: _, limit_by: _ }) => *slot = Some(limit),
         // LIMIT and FETCH together: the strict pass refuses it.
         Some(_) => return,
@@ -404,14 +416,21 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
             arguments.extend(escape_char.take().map(Expr::Value));
             let negated = *negated;
             let similar = call("similar_to", arguments);
-            *expr = if negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(similar) } } else { similar };
+            *expr =
+                if negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(similar) } } else { similar };
         }
         Expr::UnaryOp { op: sql::UnaryOperator::BitwiseNot, expr: inner } => {
             let inner = take(inner);
             let ones = Expr::UnaryOp { op: sql::UnaryOperator::Minus, expr: Box::new(number(1)) };
             *expr = Expr::Nested(Box::new(binary(inner, sql::BinaryOperator::PGBitwiseXor, ones)));
         }
-        Expr::Cast { kind: sql::CastKind::Cast | sql::CastKind::DoubleColon, expr: inner, data_type, array: false, format: None } => {
+        Expr::Cast {
+            kind: sql::CastKind::Cast | sql::CastKind::DoubleColon,
+            expr: inner,
+            data_type,
+            array: false,
+            format: None,
+        } => {
             if let Some(reader) = reader(inner, data_type) {
                 *expr = call(reader, vec![take(inner)]);
             }
@@ -428,7 +447,9 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
             let inner = take(inner);
             *expr = call("date_part", vec![Expr::value(sql::Value::SingleQuotedString(name)), inner]);
         }
-        Expr::Substring { expr: text, substring_from: Some(from), substring_for, special: _, shorthand: _ } if is_text(from) => {
+        Expr::Substring { expr: text, substring_from: Some(from), substring_for, special: _, shorthand: _ }
+            if is_text(from) =>
+        {
             let mut arguments = vec![take(text), take(from)];
             arguments.extend(substring_for.as_mut().map(take));
             *expr = call("substring_regex", arguments);
@@ -468,7 +489,8 @@ fn rewrite_expr(expr: &mut Expr) -> Result<()> {
                 }
                 if let Some(any) = any {
                     let any = Expr::Nested(Box::new(any));
-                    *expr = if *negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(any) } } else { any };
+                    *expr =
+                        if *negated { Expr::UnaryOp { op: sql::UnaryOperator::Not, expr: Box::new(any) } } else { any };
                 }
             }
         }
@@ -507,7 +529,9 @@ fn align_rows(body: &mut SetExpr) {
         return;
     }
     for column in 0..width {
-        let Some(reader) = values.rows.iter().find_map(|row| row.content.get(column).and_then(reader_of)) else { continue };
+        let Some(reader) = values.rows.iter().find_map(|row| row.content.get(column).and_then(reader_of)) else {
+            continue;
+        };
         for cell in values.rows.iter_mut().filter_map(|row| row.content.get_mut(column)) {
             if !super::is_default(cell) && reader_of(cell) != Some(reader) {
                 let inner = std::mem::replace(cell, Expr::value(sql::Value::Null));
@@ -523,7 +547,9 @@ fn reader_of(cell: &Expr) -> Option<&'static str> {
     Some(match function_name(&function.name)?.as_str() {
         "uuid_in" | "gen_random_uuid" | "uuidv4" | "uuidv7" => "uuid_in",
         "json_in" | "to_json" | "json_build_object" | "json_build_array" | "json_object" | "row_to_json" => "json_in",
-        "jsonb_in" | "to_jsonb" | "jsonb_build_object" | "jsonb_build_array" | "jsonb_object" | "jsonb_set" => "jsonb_in",
+        "jsonb_in" | "to_jsonb" | "jsonb_build_object" | "jsonb_build_array" | "jsonb_object" | "jsonb_set" => {
+            "jsonb_in"
+        }
         _ => return None,
     })
 }
@@ -593,7 +619,8 @@ fn pattern_substring(function: &mut sql::Function) {
         return;
     }
     let sql::FunctionArguments::List(list) = &function.args else { return };
-    if matches!(list.args.get(1), Some(sql::FunctionArg::Unnamed(sql::FunctionArgExpr::Expr(pattern))) if is_text(pattern)) {
+    if matches!(list.args.get(1), Some(sql::FunctionArg::Unnamed(sql::FunctionArgExpr::Expr(pattern))) if is_text(pattern))
+    {
         function.name = ObjectName::from(vec![Ident::new("substring_regex")]);
     }
 }
@@ -697,7 +724,9 @@ fn array_of_query(mut query: Query) -> Expr {
     const VALUE: &str = "_value";
     // The order moves into the aggregate: DataFusion drops the order of a subquery.
     let order = match (&mut query.order_by, &query.limit_clause) {
-        (Some(sql::OrderBy { kind: sql::OrderByKind::Expressions(order), interpolate: None }), None) => only_output(&query.body, order),
+        (Some(sql::OrderBy { kind: sql::OrderByKind::Expressions(order), interpolate: None }), None) => {
+            only_output(&query.body, order)
+        }
         _ => None,
     };
     if order.is_some() {
@@ -705,7 +734,11 @@ fn array_of_query(mut query: Query) -> Expr {
     }
     let value = Expr::CompoundIdentifier(vec![Ident::new(ROWS), Ident::new(VALUE)]);
     let clauses = match order {
-        Some(options) => vec![sql::FunctionArgumentClause::OrderBy(vec![sql::OrderByExpr { expr: value.clone(), options, with_fill: None }])],
+        Some(options) => vec![sql::FunctionArgumentClause::OrderBy(vec![sql::OrderByExpr {
+            expr: value.clone(),
+            options,
+            with_fill: None,
+        }])],
         None => Vec::new(),
     };
     let mut aggregate = call("array_agg", vec![value]);
@@ -736,7 +769,8 @@ fn only_output(body: &SetExpr, order: &[sql::OrderByExpr]) -> Option<sql::OrderB
         }
         _ => false,
     };
-    let first = matches!(expr, Expr::Value(value) if matches!(&value.value, sql::Value::Number(text, _) if text == "1"));
+    let first =
+        matches!(expr, Expr::Value(value) if matches!(&value.value, sql::Value::Number(text, _) if text == "1"));
     (same || first).then_some(*options)
 }
 

@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use sqlparser::ast::{
-    DataType, Expr, Ident, ObjectName, OrderByExpr, Query, ReferentialAction, SelectItem, TableFactor, TableWithJoins, With,
+    DataType, Expr, Ident, ObjectName, OrderByExpr, Query, ReferentialAction, SelectItem, TableFactor, TableWithJoins,
+    With,
 };
 
 /// One statement of a script.

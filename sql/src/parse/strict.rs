@@ -13,7 +13,9 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{self as sql, Expr, Ident, ObjectName, Query, SetExpr, Statement as Sql, TableFactor, Visit, VisitMut, Visitor};
+use sqlparser::ast::{
+    self as sql, Expr, Ident, ObjectName, Query, SetExpr, Statement as Sql, TableFactor, Visit, VisitMut, Visitor,
+};
 
 use super::desugar::Notes;
 use super::statement::*;
@@ -27,7 +29,8 @@ pub(crate) fn query_statement(query: Box<Query>, notes: &mut Notes) -> Result<St
     if !matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
         return Ok(StatementAst::Query(self::query(query)?));
     }
-    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } = *query;
+    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
+        *query;
     refuse(order_by.is_some(), "ORDER BY on a statement that writes")?;
     refuse(limit_clause.is_some() || fetch.is_some(), "LIMIT on a statement that writes")?;
     refuse(!locks.is_empty(), "a locking clause on a statement that writes")?;
@@ -36,9 +39,10 @@ pub(crate) fn query_statement(query: Box<Query>, notes: &mut Notes) -> Result<St
     refuse(format_clause.is_some(), "FORMAT")?;
     refuse(!pipe_operators.is_empty(), "the pipe operator |>")?;
     match *body {
-        SetExpr::Insert(statement) | SetExpr::Update(statement) | SetExpr::Delete(statement) | SetExpr::Merge(statement) => {
-            row_statement(with, statement, notes)
-        }
+        SetExpr::Insert(statement)
+        | SetExpr::Update(statement)
+        | SetExpr::Delete(statement)
+        | SetExpr::Merge(statement) => row_statement(with, statement, notes),
         _ => Err(Error::internal("a query changed its shape")),
     }
 }
@@ -168,7 +172,10 @@ fn insert(with: Option<sql::With>, insert: sql::Insert, notes: &mut Notes) -> Re
                         )
                         .with_hint("for example, ON CONFLICT (column)"));
                     }
-                    ConflictAction::Update { assignments: self::assignments(assignments)?, selection: optional_expr(selection)? }
+                    ConflictAction::Update {
+                        assignments: self::assignments(assignments)?,
+                        selection: optional_expr(selection)?,
+                    }
                 }
             };
             Some(OnConflict { target, action })
@@ -276,13 +283,25 @@ fn sql_merge(with: Option<sql::With>, merge: sql::Merge) -> Result<StatementAst>
             };
             let action = match action {
                 sql::MergeAction::Delete { delete_token: _ } => MergeAction::Delete,
-                sql::MergeAction::Update(sql::MergeUpdateExpr { update_token: _, assignments, update_predicate, delete_predicate }) => {
+                sql::MergeAction::Update(sql::MergeUpdateExpr {
+                    update_token: _,
+                    assignments,
+                    update_predicate,
+                    delete_predicate,
+                }) => {
                     refuse(update_predicate.is_some() || delete_predicate.is_some(), "WHERE in an action of MERGE")?;
                     MergeAction::Update(self::assignments(assignments)?)
                 }
-                sql::MergeAction::Insert(sql::MergeInsertExpr { insert_token: _, columns, kind_token: _, kind, insert_predicate }) => {
+                sql::MergeAction::Insert(sql::MergeInsertExpr {
+                    insert_token: _,
+                    columns,
+                    kind_token: _,
+                    kind,
+                    insert_predicate,
+                }) => {
                     refuse(insert_predicate.is_some(), "WHERE in an action of MERGE")?;
-                    let sql::MergeInsertKind::Values(sql::Values { explicit_row, value_keyword, mut rows }) = kind else {
+                    let sql::MergeInsertKind::Values(sql::Values { explicit_row, value_keyword, mut rows }) = kind
+                    else {
                         return Err(Error::unsupported("INSERT ROW in MERGE"));
                     };
                     refuse(explicit_row || value_keyword, "ROW in VALUES")?;
@@ -376,22 +395,26 @@ pub(crate) fn assignments(list: Vec<sql::Assignment>) -> Result<Vec<Assignment>>
     let mut split = Vec::with_capacity(list.len());
     for sql::Assignment { target, value } in list {
         match target {
-            sql::AssignmentTarget::ColumnName(name) => split.push(Assignment { column: column_name(name)?, value: expr(value)? }),
+            sql::AssignmentTarget::ColumnName(name) => {
+                split.push(Assignment { column: column_name(name)?, value: expr(value)? })
+            }
             sql::AssignmentTarget::Tuple(names) => {
                 let values = match value {
                     Expr::Tuple(values) => values,
                     Expr::Nested(value) if names.len() == 1 => vec![*value],
-                    Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("row") => match function.args {
-                        sql::FunctionArguments::List(list) => list
-                            .args
-                            .into_iter()
-                            .map(|argument| match argument {
-                                sql::FunctionArg::Unnamed(sql::FunctionArgExpr::Expr(value)) => Ok(value),
-                                other => Err(Error::unsupported(format!("{other} in ROW"))),
-                            })
-                            .collect::<Result<_>>()?,
-                        _ => return Err(Error::unsupported("ROW without values")),
-                    },
+                    Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("row") => {
+                        match function.args {
+                            sql::FunctionArguments::List(list) => list
+                                .args
+                                .into_iter()
+                                .map(|argument| match argument {
+                                    sql::FunctionArg::Unnamed(sql::FunctionArgExpr::Expr(value)) => Ok(value),
+                                    other => Err(Error::unsupported(format!("{other} in ROW"))),
+                                })
+                                .collect::<Result<_>>()?,
+                            _ => return Err(Error::unsupported("ROW without values")),
+                        }
+                    }
                     Expr::Subquery(_) => {
                         return Err(Error::unsupported("assigning a subquery to several columns")
                             .with_hint("use UPDATE … FROM, or one subquery per column"));
@@ -426,7 +449,11 @@ fn column_name(name: ObjectName) -> Result<Ident> {
 // ------------------------------------------------------------------------------------------------------------- definitions
 
 /// `CREATE TABLE`, with what desugaring cut out of it.
-pub(crate) fn create_table(table: sql::CreateTable, with_data: Option<bool>, notes: &mut Notes) -> Result<StatementAst> {
+pub(crate) fn create_table(
+    table: sql::CreateTable,
+    with_data: Option<bool>,
+    notes: &mut Notes,
+) -> Result<StatementAst> {
     let sql::CreateTable {
         or_replace,
         temporary,
@@ -491,11 +518,21 @@ pub(crate) fn create_table(table: sql::CreateTable, with_data: Option<bool>, not
     let refused = [
         (or_replace, "CREATE OR REPLACE TABLE"),
         (external || location.is_some() || file_format.is_some(), "an external table"),
-        (dynamic || target_lag.is_some() || warehouse.is_some() || refresh_mode.is_some() || initialize.is_some(), "a dynamic table"),
+        (
+            dynamic || target_lag.is_some() || warehouse.is_some() || refresh_mode.is_some() || initialize.is_some(),
+            "a dynamic table",
+        ),
         (global.is_some(), "GLOBAL and LOCAL on a table"),
         (transient, "TRANSIENT"),
         (volatile, "VOLATILE"),
-        (iceberg || external_volume.is_some() || base_location.is_some() || catalog.is_some() || catalog_sync.is_some(), "an Iceberg table"),
+        (
+            iceberg
+                || external_volume.is_some()
+                || base_location.is_some()
+                || catalog.is_some()
+                || catalog_sync.is_some(),
+            "an Iceberg table",
+        ),
         (snapshot || clone.is_some() || version.is_some(), "CLONE and snapshot tables"),
         (!matches!(hive_distribution, sql::HiveDistributionStyle::NONE), "PARTITIONED BY and SKEWED BY"),
         (hive_formats.is_some_and(|formats| formats != sql::HiveFormat::default()), "ROW FORMAT and STORED AS"),
@@ -511,9 +548,17 @@ pub(crate) fn create_table(table: sql::CreateTable, with_data: Option<bool>, not
         (copy_grants, "COPY GRANTS"),
         (enable_schema_evolution.is_some(), "ENABLE_SCHEMA_EVOLUTION"),
         (change_tracking.is_some(), "CHANGE_TRACKING"),
-        (data_retention_time_in_days.is_some() || max_data_extension_time_in_days.is_some(), "DATA_RETENTION_TIME_IN_DAYS"),
+        (
+            data_retention_time_in_days.is_some() || max_data_extension_time_in_days.is_some(),
+            "DATA_RETENTION_TIME_IN_DAYS",
+        ),
         (default_ddl_collation.is_some(), "DEFAULT_DDL_COLLATION"),
-        (with_aggregation_policy.is_some() || with_row_access_policy.is_some() || with_storage_lifecycle_policy.is_some(), "a policy in CREATE TABLE"),
+        (
+            with_aggregation_policy.is_some()
+                || with_row_access_policy.is_some()
+                || with_storage_lifecycle_policy.is_some(),
+            "a policy in CREATE TABLE",
+        ),
         (with_tags.is_some(), "TAG"),
         (storage_serialization_policy.is_some(), "STORAGE_SERIALIZATION_POLICY"),
         (require_user, "REQUIRE USER"),
@@ -547,7 +592,10 @@ pub(crate) fn create_table(table: sql::CreateTable, with_data: Option<bool>, not
         let columns = columns
             .into_iter()
             .map(|sql::ColumnDef { name, data_type, options }| {
-                refuse(data_type != sql::DataType::Unspecified || !options.is_empty(), "column types on CREATE TABLE … AS")?;
+                refuse(
+                    data_type != sql::DataType::Unspecified || !options.is_empty(),
+                    "column types on CREATE TABLE … AS",
+                )?;
                 Ok(name)
             })
             .collect::<Result<_>>()?;
@@ -658,8 +706,18 @@ fn column(
                 }
                 continue;
             }
-            sql::ColumnOption::PrimaryKey(sql::PrimaryKeyConstraint { name: _, index_name, index_type, columns, index_options, characteristics }) => {
-                refuse(index_name.is_some() || index_type.is_some() || !columns.is_empty() || !index_options.is_empty(), "an index on PRIMARY KEY")?;
+            sql::ColumnOption::PrimaryKey(sql::PrimaryKeyConstraint {
+                name: _,
+                index_name,
+                index_type,
+                columns,
+                index_options,
+                characteristics,
+            }) => {
+                refuse(
+                    index_name.is_some() || index_type.is_some() || !columns.is_empty() || !index_options.is_empty(),
+                    "an index on PRIMARY KEY",
+                )?;
                 check_characteristics(characteristics)?;
                 definition.not_null = true;
                 Constraint::PrimaryKey(vec![name.clone()])
@@ -683,7 +741,10 @@ fn column(
                     "an index on UNIQUE",
                 )?;
                 check_characteristics(characteristics)?;
-                Constraint::Unique { columns: vec![name.clone()], nulls_distinct: nulls_distinct != sql::NullsDistinctOption::NotDistinct }
+                Constraint::Unique {
+                    columns: vec![name.clone()],
+                    nulls_distinct: nulls_distinct != sql::NullsDistinctOption::NotDistinct,
+                }
             }
             sql::ColumnOption::ForeignKey(foreign) => {
                 let mut definition = foreign_key(foreign)?;
@@ -706,7 +767,9 @@ fn column(
                     grammar::ColumnClause::Identity(identity) => {
                         definition.not_null = true;
                         if definition.identity.replace(identity).is_some() {
-                            return Err(Error::syntax(format!("syntax error: column {name} is an identity column twice")));
+                            return Err(Error::syntax(format!(
+                                "syntax error: column {name} is an identity column twice"
+                            )));
                         }
                     }
                 }
@@ -775,7 +838,9 @@ fn serial(data_type: sql::DataType) -> (sql::DataType, bool) {
 }
 
 fn check_characteristics(characteristics: Option<sql::ConstraintCharacteristics>) -> Result<()> {
-    let Some(sql::ConstraintCharacteristics { deferrable, initially, enforced }) = characteristics else { return Ok(()) };
+    let Some(sql::ConstraintCharacteristics { deferrable, initially, enforced }) = characteristics else {
+        return Ok(());
+    };
     refuse(deferrable == Some(true), "DEFERRABLE")?;
     refuse(matches!(initially, Some(sql::DeferrableInitial::Deferred)), "INITIALLY DEFERRED")?;
     refuse(enforced == Some(false), "NOT ENFORCED")
@@ -786,13 +851,24 @@ fn check_collation(collation: &ObjectName) -> Result<()> {
     if rewrite::is_byte_order(collation) {
         return Ok(());
     }
-    Err(Error::unsupported(format!("COLLATE {collation}")).with_hint("strings compare by bytes, which is COLLATE \"C\""))
+    Err(Error::unsupported(format!("COLLATE {collation}"))
+        .with_hint("strings compare by bytes, which is COLLATE \"C\""))
 }
 
 fn table_constraint(constraint: sql::TableConstraint) -> Result<ConstraintDefinition> {
     match constraint {
-        sql::TableConstraint::PrimaryKey(sql::PrimaryKeyConstraint { name, index_name, index_type, columns, index_options, characteristics }) => {
-            refuse(index_name.is_some() || index_type.is_some() || !index_options.is_empty(), "an index on PRIMARY KEY")?;
+        sql::TableConstraint::PrimaryKey(sql::PrimaryKeyConstraint {
+            name,
+            index_name,
+            index_type,
+            columns,
+            index_options,
+            characteristics,
+        }) => {
+            refuse(
+                index_name.is_some() || index_type.is_some() || !index_options.is_empty(),
+                "an index on PRIMARY KEY",
+            )?;
             check_characteristics(characteristics)?;
             Ok(ConstraintDefinition { name, rule: Constraint::PrimaryKey(index_columns(columns)?) })
         }
@@ -815,14 +891,19 @@ fn table_constraint(constraint: sql::TableConstraint) -> Result<ConstraintDefini
             )?;
             check_characteristics(characteristics)?;
             let nulls_distinct = nulls_distinct != sql::NullsDistinctOption::NotDistinct;
-            Ok(ConstraintDefinition { name, rule: Constraint::Unique { columns: index_columns(columns)?, nulls_distinct } })
+            Ok(ConstraintDefinition {
+                name,
+                rule: Constraint::Unique { columns: index_columns(columns)?, nulls_distinct },
+            })
         }
         sql::TableConstraint::ForeignKey(foreign) => foreign_key(foreign),
         sql::TableConstraint::Check(sql::CheckConstraint { name, expr: condition, enforced }) => {
             refuse(enforced == Some(false), "NOT ENFORCED")?;
             Ok(ConstraintDefinition { name, rule: Constraint::Check(expr(*condition)?) })
         }
-        sql::TableConstraint::Index(_) => Err(Error::unsupported("INDEX in CREATE TABLE").with_hint("use the statement CREATE INDEX")),
+        sql::TableConstraint::Index(_) => {
+            Err(Error::unsupported("INDEX in CREATE TABLE").with_hint("use the statement CREATE INDEX"))
+        }
         sql::TableConstraint::FulltextOrSpatial(_) => Err(Error::unsupported("FULLTEXT and SPATIAL indexes")),
         sql::TableConstraint::PrimaryKeyUsingIndex(_) => Err(Error::unsupported("PRIMARY KEY USING INDEX")),
         sql::TableConstraint::UniqueUsingIndex(_) => Err(Error::unsupported("UNIQUE USING INDEX")),
@@ -843,11 +924,15 @@ fn foreign_key(foreign: sql::ForeignKeyConstraint) -> Result<ConstraintDefinitio
     } = foreign;
     refuse(index_name.is_some(), "an index on FOREIGN KEY")?;
     refuse(
-        matches!(match_kind, Some(sql::ConstraintReferenceMatchKind::Full | sql::ConstraintReferenceMatchKind::Partial)),
+        matches!(
+            match_kind,
+            Some(sql::ConstraintReferenceMatchKind::Full | sql::ConstraintReferenceMatchKind::Partial)
+        ),
         "MATCH FULL and MATCH PARTIAL",
     )?;
     check_characteristics(characteristics)?;
-    let rule = Constraint::ForeignKey { columns, table: foreign_table, referred: referred_columns, on_delete, on_update };
+    let rule =
+        Constraint::ForeignKey { columns, table: foreign_table, referred: referred_columns, on_delete, on_update };
     Ok(ConstraintDefinition { name, rule })
 }
 
@@ -949,14 +1034,20 @@ pub(crate) fn alter_operation(operation: sql::AlterTableOperation) -> Result<Alt
         }
         Op::DropColumn { has_column_keyword: _, mut column_names, if_exists, drop_behavior } => {
             refuse(column_names.len() != 1, "DROP COLUMN with several columns")?;
-            Ok(AlterOperation::DropColumn { name: column_names.swap_remove(0), if_exists, cascade: cascades(drop_behavior) })
+            Ok(AlterOperation::DropColumn {
+                name: column_names.swap_remove(0),
+                if_exists,
+                cascade: cascades(drop_behavior),
+            })
         }
         Op::RenameColumn { old_column_name, new_column_name } => {
             Ok(AlterOperation::RenameColumn { from: old_column_name, to: new_column_name })
         }
         Op::RenameTable { table_name: sql::RenameTableNameKind::To(name) } => Ok(AlterOperation::RenameTable(name)),
         Op::RenameTable { table_name: sql::RenameTableNameKind::As(_) } => Err(Error::unsupported("RENAME AS")),
-        Op::RenameConstraint { old_name, new_name } => Ok(AlterOperation::RenameConstraint { from: old_name, to: new_name }),
+        Op::RenameConstraint { old_name, new_name } => {
+            Ok(AlterOperation::RenameConstraint { from: old_name, to: new_name })
+        }
         Op::AddConstraint { constraint, not_valid } => {
             Ok(AlterOperation::AddConstraint { constraint: table_constraint(constraint)?, not_valid })
         }
@@ -1081,7 +1172,8 @@ impl Visitor for Checker {
 }
 
 fn check_query(query: &Query) -> Result<()> {
-    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } = query;
+    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
+        query;
     if let Some(with) = with {
         check_with(with)?;
     }
@@ -1222,7 +1314,9 @@ fn check_select_item(item: &sql::SelectItem) -> Result<()> {
     match item {
         sql::SelectItem::UnnamedExpr(_) => Ok(()),
         sql::SelectItem::ExprWithAlias { expr: _, alias } => check_string_alias(alias),
-        sql::SelectItem::ExprWithAliases { expr: _, aliases: _ } => Err(Error::unsupported("several aliases for one expression")),
+        sql::SelectItem::ExprWithAliases { expr: _, aliases: _ } => {
+            Err(Error::unsupported("several aliases for one expression"))
+        }
         sql::SelectItem::QualifiedWildcard(kind, options) => {
             if let sql::SelectItemQualifiedWildcardKind::Expr(expr) = kind {
                 return Err(Error::unsupported(format!("({expr}).*")));
@@ -1243,8 +1337,15 @@ fn check_string_alias(alias: &Ident) -> Result<()> {
 }
 
 fn check_wildcard(options: &sql::WildcardAdditionalOptions) -> Result<()> {
-    let sql::WildcardAdditionalOptions { wildcard_token: _, opt_ilike, opt_exclude, opt_except, opt_replace, opt_rename, opt_alias } =
-        options;
+    let sql::WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike,
+        opt_exclude,
+        opt_except,
+        opt_replace,
+        opt_rename,
+        opt_alias,
+    } = options;
     refuse(opt_ilike.is_some(), "* ILIKE")?;
     refuse(opt_exclude.is_some(), "* EXCLUDE")?;
     refuse(opt_except.is_some(), "* EXCEPT")?;
@@ -1277,7 +1378,9 @@ fn check_joins(table: &sql::TableWithJoins) -> Result<()> {
                 return Err(Error::unsupported("ANTI JOIN").with_hint("write WHERE NOT EXISTS (…)"));
             }
             sql::JoinOperator::CrossApply | sql::JoinOperator::OuterApply => return Err(Error::unsupported("APPLY")),
-            sql::JoinOperator::AsOf { match_condition: _, constraint: _ } => return Err(Error::unsupported("ASOF JOIN")),
+            sql::JoinOperator::AsOf { match_condition: _, constraint: _ } => {
+                return Err(Error::unsupported("ASOF JOIN"));
+            }
             sql::JoinOperator::StraightJoin(_) => return Err(Error::unsupported("STRAIGHT_JOIN")),
             sql::JoinOperator::ArrayJoin | sql::JoinOperator::LeftArrayJoin | sql::JoinOperator::InnerArrayJoin => {
                 return Err(Error::unsupported("ARRAY JOIN"));
@@ -1286,7 +1389,9 @@ fn check_joins(table: &sql::TableWithJoins) -> Result<()> {
         match constraint {
             sql::JoinConstraint::On(_) | sql::JoinConstraint::Using(_) | sql::JoinConstraint::Natural => {}
             sql::JoinConstraint::None => {
-                return Err(Error::syntax("syntax error: a join needs ON, USING or NATURAL").with_hint("or write CROSS JOIN"));
+                return Err(
+                    Error::syntax("syntax error: a join needs ON, USING or NATURAL").with_hint("or write CROSS JOIN")
+                );
             }
         }
     }
@@ -1371,11 +1476,14 @@ fn check_window(window: &sql::WindowSpec) -> Result<()> {
 }
 
 fn check_function(function: &sql::Function) -> Result<()> {
-    let sql::Function { name, uses_odbc_syntax: _, parameters, args, filter: _, null_treatment: _, over, within_group } = function;
+    let sql::Function { name, uses_odbc_syntax: _, parameters, args, filter: _, null_treatment: _, over, within_group } =
+        function;
     refuse(!matches!(parameters, sql::FunctionArguments::None), "parameters before the arguments of a function")?;
     match args {
         sql::FunctionArguments::None => {}
-        sql::FunctionArguments::Subquery(_) => return Err(Error::unsupported(format!("a query as the argument of {name}"))),
+        sql::FunctionArguments::Subquery(_) => {
+            return Err(Error::unsupported(format!("a query as the argument of {name}")));
+        }
         sql::FunctionArguments::List(sql::FunctionArgumentList { duplicate_treatment: _, args, clauses }) => {
             for argument in args {
                 let value = match argument {
@@ -1399,10 +1507,18 @@ fn check_function(function: &sql::Function) -> Result<()> {
                 match clause {
                     sql::FunctionArgumentClause::OrderBy(order) => order.iter().try_for_each(check_order)?,
                     sql::FunctionArgumentClause::IgnoreOrRespectNulls(_) => {}
-                    sql::FunctionArgumentClause::Limit(_) => return Err(Error::unsupported(format!("LIMIT in {name}"))),
-                    sql::FunctionArgumentClause::OnOverflow(_) => return Err(Error::unsupported(format!("ON OVERFLOW in {name}"))),
-                    sql::FunctionArgumentClause::Having(_) => return Err(Error::unsupported(format!("HAVING in {name}"))),
-                    sql::FunctionArgumentClause::Separator(_) => return Err(Error::unsupported(format!("SEPARATOR in {name}"))),
+                    sql::FunctionArgumentClause::Limit(_) => {
+                        return Err(Error::unsupported(format!("LIMIT in {name}")));
+                    }
+                    sql::FunctionArgumentClause::OnOverflow(_) => {
+                        return Err(Error::unsupported(format!("ON OVERFLOW in {name}")));
+                    }
+                    sql::FunctionArgumentClause::Having(_) => {
+                        return Err(Error::unsupported(format!("HAVING in {name}")));
+                    }
+                    sql::FunctionArgumentClause::Separator(_) => {
+                        return Err(Error::unsupported(format!("SEPARATOR in {name}")));
+                    }
                     sql::FunctionArgumentClause::JsonNullClause(_) => {
                         return Err(Error::unsupported(format!("NULL ON NULL and ABSENT ON NULL in {name}")));
                     }
@@ -1469,7 +1585,9 @@ fn check_expr(expr: &Expr) -> Result<()> {
             Ok(())
         }
         Expr::TypedString(sql::TypedString { data_type: _, value: _, uses_odbc_syntax: _ }) => Ok(()),
-        Expr::Extract { field: _, syntax, expr: _ } => refuse(matches!(syntax, sql::ExtractSyntax::Comma), "EXTRACT with a comma"),
+        Expr::Extract { field: _, syntax, expr: _ } => {
+            refuse(matches!(syntax, sql::ExtractSyntax::Comma), "EXTRACT with a comma")
+        }
         Expr::Ceil { expr: _, field } | Expr::Floor { expr: _, field } => match field {
             sql::CeilFloorKind::DateTimeField(sql::DateTimeField::NoDateTime) => Ok(()),
             _ => Err(Error::unsupported("CEIL and FLOOR with a field or scale")),
@@ -1483,13 +1601,21 @@ fn check_expr(expr: &Expr) -> Result<()> {
             refuse(elem.iter().any(|item| matches!(item, Expr::Array(_))), "an array of arrays")?;
             if *named { Ok(()) } else { Err(Error::syntax("syntax error: an array is written ARRAY[…]")) }
         }
-        Expr::Interval(sql::Interval { value: _, leading_field: _, leading_precision, last_field, fractional_seconds_precision }) => {
+        Expr::Interval(sql::Interval {
+            value: _,
+            leading_field: _,
+            leading_precision,
+            last_field,
+            fractional_seconds_precision,
+        }) => {
             refuse(leading_precision.is_some() || fractional_seconds_precision.is_some(), "a precision in INTERVAL")?;
             refuse(last_field.is_some(), "a range of fields in INTERVAL")
         }
         Expr::AtTimeZone { .. } => Err(Error::internal("AT TIME ZONE was not rewritten")),
         Expr::Collate { expr: _, collation } => check_collation(collation),
-        Expr::JsonAccess { .. } => Err(Error::unsupported("access to JSON with a colon").with_hint("write value -> 'key'")),
+        Expr::JsonAccess { .. } => {
+            Err(Error::unsupported("access to JSON with a colon").with_hint("write value -> 'key'"))
+        }
         Expr::IsNormalized { .. } => Err(Error::unsupported("IS NORMALIZED")),
         Expr::InUnnest { .. } => Err(Error::unsupported("IN UNNEST").with_hint("write value = ANY(array)")),
         Expr::RLike { .. } => Err(Error::unsupported("RLIKE and REGEXP").with_hint("write value ~ 'pattern'")),

@@ -115,7 +115,10 @@ fn variants_of_the_specification_parse() {
     let statements: &[(&str, &str)] = &[
         ("CREATE TABLE t (a int, PERIOD FOR valid_time (_valid_from, _valid_to), b int)", "PERIOD FOR"),
         ("CREATE TABLE t (a int) WITH SYSTEM VERSIONING", "WITH SYSTEM VERSIONING"),
-        ("CREATE TYPE v2 OF customer (id int PRIMARY KEY, email text) WITH (compatibility = 'backward')", "CREATE TYPE … OF"),
+        (
+            "CREATE TYPE v2 OF customer (id int PRIMARY KEY, email text) WITH (compatibility = 'backward')",
+            "CREATE TYPE … OF",
+        ),
         ("CREATE RESOURCE GROUP oltp WITH (cpu = 0.5, memory = '4 GiB')", "CREATE RESOURCE GROUP"),
         ("CREATE POLICY p ON t AS PERMISSIVE FOR SELECT TO app USING (a = 1)", "CREATE POLICY"),
         ("DROP POLICY IF EXISTS p ON t", "DROP POLICY"),
@@ -141,7 +144,10 @@ fn time_clauses_become_the_carrier() {
     let plain = TableModifiers::default();
     let cases = [
         ("FOR SYSTEM_TIME AS OF '2020-01-01'", TableModifiers { system: Some(as_of("'2020-01-01'")), ..plain.clone() }),
-        ("FOR SYSTEM_TIME AS OF now() - INTERVAL '1 hour'", TableModifiers { system: Some(as_of("now() - INTERVAL '1 hour'")), ..plain.clone() }),
+        (
+            "FOR SYSTEM_TIME AS OF now() - INTERVAL '1 hour'",
+            TableModifiers { system: Some(as_of("now() - INTERVAL '1 hour'")), ..plain.clone() },
+        ),
         ("FOR SYSTEM_TIME AS OF $1", TableModifiers { system: Some(as_of("$1")), ..plain.clone() }),
         ("TIMESTAMP AS OF '2020-01-01'", TableModifiers { system: Some(as_of("'2020-01-01'")), ..plain.clone() }),
         ("AS OF SYSTEM TIME '2020-01-01'", TableModifiers { system: Some(as_of("'2020-01-01'")), ..plain.clone() }),
@@ -210,7 +216,9 @@ fn clauses_nest() {
 
 #[test]
 fn a_clause_after_the_alias_is_explained() {
-    for text in ["SELECT * FROM orders o FOR SYSTEM_TIME AS OF 'x'", "SELECT * FROM orders AS o FOR SYSTEM_TIME AS OF 'x'"] {
+    for text in
+        ["SELECT * FROM orders o FOR SYSTEM_TIME AS OF 'x'", "SELECT * FROM orders AS o FOR SYSTEM_TIME AS OF 'x'"]
+    {
         let error = fails(text);
         assert!(error.message.contains("after the table's alias"), "{error}");
         assert!(error.hint.is_some());
@@ -314,7 +322,9 @@ fn question_marks_become_numbers() {
     // A question mark in a string or a comment is none.
     let statement = parse_one("SELECT '?', ? -- ?", options).expect("a statement");
     assert_eq!(statement.parameters, 1);
-    let StatementAst::Query(query) = parse_one("SELECT a ?? 'k' AS x, b ??| c AS y FROM t", options).expect("a statement").kind else {
+    let StatementAst::Query(query) =
+        parse_one("SELECT a ?? 'k' AS x, b ??| c AS y FROM t", options).expect("a statement").kind
+    else {
         panic!("no query")
     };
     assert_eq!(query.to_string(), "SELECT a ? 'k' AS x, b ?| c AS y FROM t");
@@ -333,12 +343,18 @@ fn rewrites() {
         ("SELECT ts AT TIME ZONE 'UTC' AS x FROM t", "SELECT timezone('UTC', ts) AS x FROM t"),
         ("SELECT (a, b) = (1, 2) AS x FROM t", "SELECT (a = 1 AND b = 2) AS x FROM t"),
         ("SELECT a FROM t WHERE (a, b) >= (1, 2)", "SELECT a FROM t WHERE (a > 1 OR (a = 1 AND (b >= 2)))"),
-        ("SELECT a FROM t WHERE (a, b) IN ((1, 2), (3, 4))", "SELECT a FROM t WHERE ((a = 1 AND b = 2) OR (a = 3 AND b = 4))"),
+        (
+            "SELECT a FROM t WHERE (a, b) IN ((1, 2), (3, 4))",
+            "SELECT a FROM t WHERE ((a = 1 AND b = 2) OR (a = 3 AND b = 4))",
+        ),
         ("SELECT pg_catalog.lower(a) OPERATOR(pg_catalog.~) 'x' AS x FROM t", "SELECT lower(a) ~ 'x' AS x FROM t"),
         ("SELECT b FROM t ORDER BY a COLLATE \"C\"", "SELECT b FROM t ORDER BY a"),
         ("SELECT generate_series(1, 3)", "SELECT unnest(generate_series(1, 3)) AS \"generate_series\""),
         ("SELECT * FROM generate_series(1, 3) AS g", "SELECT * FROM generate_series(1, 3) AS g (g)"),
-        ("SELECT * FROM generate_series(1, 3)", "SELECT * FROM generate_series(1, 3) AS generate_series (generate_series)"),
+        (
+            "SELECT * FROM generate_series(1, 3)",
+            "SELECT * FROM generate_series(1, 3) AS generate_series (generate_series)",
+        ),
         ("SELECT * FROM unnest(ARRAY[1]) AS u(x)", "SELECT * FROM UNNEST(ARRAY[1]) AS u (x)"),
         (
             "SELECT * FROM unnest(ARRAY[1]) WITH ORDINALITY AS u(x, n)",
@@ -379,10 +395,22 @@ fn columns_are_named_as_in_postgresql() {
         ("SELECT count(*), count(a), count FROM t", "count count count"),
         ("SELECT a, a, t.a, b.a FROM t", "a a a a"),
         ("SELECT *, a, count(*) OVER () FROM t", "* a count"),
-        ("SELECT a::int, 1::int, '1'::text, a::text || 'x', lower(a)::text, now() FROM t", "a int4 text ?column? lower now"),
-        ("SELECT CASE WHEN a THEN 1 END, CASE WHEN a THEN 1 ELSE b END, coalesce(a, 1), nullif(a, 1), greatest(a, b) FROM t", "case b coalesce nullif greatest"),
-        ("SELECT extract(year FROM a), substring(a FROM 2), trim(a), position('x' IN a), a AT TIME ZONE 'UTC' FROM t", "extract substring btrim position timezone"),
-        ("SELECT EXISTS (SELECT 1), (SELECT max(a) FROM t), ARRAY[1], ARRAY(SELECT 1), true, DATE '2024-01-01', INTERVAL '1 day'", "exists max array array bool date interval"),
+        (
+            "SELECT a::int, 1::int, '1'::text, a::text || 'x', lower(a)::text, now() FROM t",
+            "a int4 text ?column? lower now",
+        ),
+        (
+            "SELECT CASE WHEN a THEN 1 END, CASE WHEN a THEN 1 ELSE b END, coalesce(a, 1), nullif(a, 1), greatest(a, b) FROM t",
+            "case b coalesce nullif greatest",
+        ),
+        (
+            "SELECT extract(year FROM a), substring(a FROM 2), trim(a), position('x' IN a), a AT TIME ZONE 'UTC' FROM t",
+            "extract substring btrim position timezone",
+        ),
+        (
+            "SELECT EXISTS (SELECT 1), (SELECT max(a) FROM t), ARRAY[1], ARRAY(SELECT 1), true, DATE '2024-01-01', INTERVAL '1 day'",
+            "exists max array array bool date interval",
+        ),
         ("SELECT current_date, generate_series(1, 2), arr[1], (a) FROM t", "current_date generate_series arr a"),
     ];
     for (text, expected) in cases {
@@ -470,7 +498,10 @@ fn every_ignored_clause_is_refused() {
         let error = fails(text);
         assert!(error.message.contains(words), "{text}: {error}");
         assert!(
-            matches!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED | SqlState::SYNTAX_ERROR | SqlState::INVALID_TABLE_DEFINITION),
+            matches!(
+                error.sqlstate,
+                SqlState::FEATURE_NOT_SUPPORTED | SqlState::SYNTAX_ERROR | SqlState::INVALID_TABLE_DEFINITION
+            ),
             "{text}: {}",
             error.sqlstate
         );
@@ -490,8 +521,10 @@ fn rows_are_changed() {
     assert_eq!(insert.alias.as_ref().map(fold).as_deref(), Some("x"));
     assert_eq!(insert.overriding, Some(Overriding::System));
     assert_eq!(insert.returning.len(), 2);
-    let Some(OnConflict { target: Some(ConflictTarget::Columns(columns)), action: ConflictAction::Update { assignments, selection } }) =
-        insert.on_conflict
+    let Some(OnConflict {
+        target: Some(ConflictTarget::Columns(columns)),
+        action: ConflictAction::Update { assignments, selection },
+    }) = insert.on_conflict
     else {
         panic!("no conflict clause")
     };
@@ -502,16 +535,25 @@ fn rows_are_changed() {
 
     let StatementAst::Insert(insert) = parse("INSERT INTO t DEFAULT VALUES") else { panic!("no insert") };
     assert_eq!(insert.source, InsertSource::DefaultValues);
-    let StatementAst::Insert(insert) = parse("INSERT INTO t VALUES (1, DEFAULT) ON CONFLICT ON CONSTRAINT k DO NOTHING") else {
+    let StatementAst::Insert(insert) =
+        parse("INSERT INTO t VALUES (1, DEFAULT) ON CONFLICT ON CONSTRAINT k DO NOTHING")
+    else {
         panic!("no insert")
     };
-    assert!(matches!(insert.on_conflict, Some(OnConflict { target: Some(ConflictTarget::Constraint(_)), action: ConflictAction::Nothing })));
+    assert!(matches!(
+        insert.on_conflict,
+        Some(OnConflict { target: Some(ConflictTarget::Constraint(_)), action: ConflictAction::Nothing })
+    ));
 
-    let StatementAst::Update(update) = parse("UPDATE t AS x SET a = DEFAULT, (b) = (2) FROM u, v WHERE x.i = u.i RETURNING *") else {
+    let StatementAst::Update(update) =
+        parse("UPDATE t AS x SET a = DEFAULT, (b) = (2) FROM u, v WHERE x.i = u.i RETURNING *")
+    else {
         panic!("no update")
     };
     assert_eq!((update.assignments.len(), update.from.len(), update.returning.len()), (2, 2, 1));
-    let StatementAst::Delete(delete) = parse("WITH x AS (SELECT 1) DELETE FROM t USING u JOIN v USING (i) WHERE t.i = u.i") else {
+    let StatementAst::Delete(delete) =
+        parse("WITH x AS (SELECT 1) DELETE FROM t USING u JOIN v USING (i) WHERE t.i = u.i")
+    else {
         panic!("no delete")
     };
     assert!(delete.with.is_some() && delete.using[0].joins.len() == 1);
@@ -526,8 +568,10 @@ fn rows_are_changed() {
     };
     let when: Vec<_> = merge.clauses.iter().map(|clause| clause.when).collect();
     assert_eq!(when, [MergeWhen::Matched, MergeWhen::Matched, MergeWhen::NotMatched, MergeWhen::NotMatchedBySource]);
-    assert!(matches!(&parse("WITH s AS (SELECT 1 AS id) MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN DELETE"),
-        StatementAst::Merge(merge) if merge.with.is_some()));
+    assert!(
+        matches!(&parse("WITH s AS (SELECT 1 AS id) MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN DELETE"),
+        StatementAst::Merge(merge) if merge.with.is_some())
+    );
     assert!(fails("MERGE INTO t USING u ON true WHEN MATCHED THEN INSERT VALUES (1)").message.contains("NOT MATCHED"));
 }
 
@@ -556,12 +600,16 @@ fn tables_are_defined() {
     assert_eq!((sequence.start, sequence.increment, sequence.cycle), (Some(10), Some(5), Some(false)));
     assert!(table.columns[4].generated.is_some());
     assert_eq!(table.constraints.len(), 6);
-    assert!(matches!(&table.constraints[3], ConstraintDefinition { name: Some(_), rule: Constraint::ForeignKey { columns, referred, .. } }
-        if columns.len() == 1 && referred.len() == 1));
+    assert!(
+        matches!(&table.constraints[3], ConstraintDefinition { name: Some(_), rule: Constraint::ForeignKey { columns, referred, .. } }
+        if columns.len() == 1 && referred.len() == 1)
+    );
     assert!(matches!(&table.constraints[4].rule, Constraint::Unique { nulls_distinct: false, .. }));
     assert_eq!(table.options.iter().map(|option| option.name.as_str()).collect::<Vec<_>>(), ["fillfactor", "merge"]);
 
-    assert!(matches!(parse("CREATE TABLE t (LIKE u INCLUDING DEFAULTS)"), StatementAst::CreateTable(table) if table.like.is_some()));
+    assert!(
+        matches!(parse("CREATE TABLE t (LIKE u INCLUDING DEFAULTS)"), StatementAst::CreateTable(table) if table.like.is_some())
+    );
     assert!(matches!(parse("CREATE TABLE t (a, b) AS SELECT 1, 2 WITH NO DATA"), StatementAst::CreateTableAs(table)
         if !table.with_data && table.columns.len() == 2));
     assert!(matches!(parse("CREATE TABLE t AS TABLE u"), StatementAst::CreateTableAs(table) if table.with_data));
@@ -575,35 +623,44 @@ fn tables_are_defined() {
         panic!("no alter")
     };
     assert_eq!(alter.operations.len(), 16);
-    assert!(matches!(&alter.operations[0], AlterOperation::AddColumn { if_not_exists: true, constraints, .. } if constraints.len() == 1));
+    assert!(
+        matches!(&alter.operations[0], AlterOperation::AddColumn { if_not_exists: true, constraints, .. } if constraints.len() == 1)
+    );
     assert!(matches!(parse("ALTER TABLE t RENAME TO u"), StatementAst::AlterTable(_)));
     assert!(matches!(parse("ALTER VIEW v RENAME TO w"), StatementAst::Rename(Rename { kind: ObjectKind::View, .. })));
 
-    let StatementAst::CreateView(view) = parse("CREATE OR REPLACE VIEW v (x) AS  SELECT a /* keep */ FROM t FOR SYSTEM_TIME AS OF 'x'  ")
+    let StatementAst::CreateView(view) =
+        parse("CREATE OR REPLACE VIEW v (x) AS  SELECT a /* keep */ FROM t FOR SYSTEM_TIME AS OF 'x'  ")
     else {
         panic!("no view")
     };
     assert_eq!(&*view.query_text, "SELECT a /* keep */ FROM t FOR SYSTEM_TIME AS OF 'x'");
-    let StatementAst::CreateIndex(index) =
-        parse("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON t USING btree (a DESC NULLS LAST, lower(b)) INCLUDE (c) WHERE a > 0")
-    else {
+    let StatementAst::CreateIndex(index) = parse(
+        "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON t USING btree (a DESC NULLS LAST, lower(b)) INCLUDE (c) WHERE a > 0",
+    ) else {
         panic!("no index")
     };
     assert!(index.unique && index.concurrently && index.if_not_exists && index.predicate.is_some());
     assert_eq!((index.columns.len(), index.include.len(), index.method.as_deref()), (2, 1, Some("btree")));
-    let StatementAst::CreateSequence(sequence) =
-        parse("CREATE SEQUENCE IF NOT EXISTS s AS bigint INCREMENT BY -1 MINVALUE -100 NO MAXVALUE START -1 CACHE 20 CYCLE OWNED BY t.a")
-    else {
+    let StatementAst::CreateSequence(sequence) = parse(
+        "CREATE SEQUENCE IF NOT EXISTS s AS bigint INCREMENT BY -1 MINVALUE -100 NO MAXVALUE START -1 CACHE 20 CYCLE OWNED BY t.a",
+    ) else {
         panic!("no sequence")
     };
     assert_eq!(sequence.options.increment, Some(-1));
     assert_eq!((sequence.options.min, sequence.options.max), (Some(Some(-100)), Some(None)));
     assert!(sequence.owned_by.is_some());
-    assert!(matches!(parse("ALTER SEQUENCE s RESTART WITH 5"), StatementAst::AlterSequence(alter) if alter.restart == Some(Some(5))));
-    assert!(matches!(parse("DROP TABLE IF EXISTS a, s.b CASCADE"), StatementAst::Drop(drop) if drop.cascade && drop.names.len() == 2));
+    assert!(
+        matches!(parse("ALTER SEQUENCE s RESTART WITH 5"), StatementAst::AlterSequence(alter) if alter.restart == Some(Some(5)))
+    );
+    assert!(
+        matches!(parse("DROP TABLE IF EXISTS a, s.b CASCADE"), StatementAst::Drop(drop) if drop.cascade && drop.names.len() == 2)
+    );
     assert!(matches!(parse("CREATE SCHEMA IF NOT EXISTS s AUTHORIZATION bob"), StatementAst::CreateSchema(_)));
-    assert!(matches!(parse("COMMENT ON COLUMN s.t.c IS 'x'"), StatementAst::CommentOn(CommentOn {
-        target: CommentTarget::Column { .. }, comment: Some(_) })));
+    assert!(matches!(
+        parse("COMMENT ON COLUMN s.t.c IS 'x'"),
+        StatementAst::CommentOn(CommentOn { target: CommentTarget::Column { .. }, comment: Some(_) })
+    ));
     assert!(matches!(parse("COMMENT ON TABLE t IS NULL"), StatementAst::CommentOn(CommentOn { comment: None, .. })));
     assert!(matches!(parse("TRUNCATE a, b RESTART IDENTITY CASCADE"), StatementAst::Truncate(truncate)
         if truncate.restart_identity && truncate.cascade && truncate.tables.len() == 2));
@@ -652,10 +709,16 @@ fn the_session_is_spoken_to() {
         parse("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
         StatementAst::Set(Set::SessionTransaction(_))
     ));
-    assert_eq!(parse("SHOW TRANSACTION ISOLATION LEVEL"), StatementAst::Show(Show::Variable("transaction_isolation".to_owned())));
+    assert_eq!(
+        parse("SHOW TRANSACTION ISOLATION LEVEL"),
+        StatementAst::Show(Show::Variable("transaction_isolation".to_owned()))
+    );
     assert_eq!(parse("SHOW lattice.durability"), StatementAst::Show(Show::Variable("lattice.durability".to_owned())));
     assert_eq!(parse("SHOW ALL"), StatementAst::Show(Show::All));
-    assert!(matches!(parse("SHOW TABLES FROM s LIKE 'a%'"), StatementAst::Show(Show::Tables { schema: Some(_), like: Some(_) })));
+    assert!(matches!(
+        parse("SHOW TABLES FROM s LIKE 'a%'"),
+        StatementAst::Show(Show::Tables { schema: Some(_), like: Some(_) })
+    ));
     assert!(matches!(parse("DESCRIBE t"), StatementAst::Show(Show::Columns { .. })));
     assert_eq!(parse("RESET ALL"), StatementAst::Reset(None));
     assert_eq!(parse("RESET search_path"), StatementAst::Reset(Some("search_path".to_owned())));
@@ -663,8 +726,13 @@ fn the_session_is_spoken_to() {
     assert_eq!(parse("KILL QUERY 7"), StatementAst::Cancel { query: 7 });
     assert_eq!(parse("BACKUP TO 's3://b/p'"), StatementAst::Backup { url: "s3://b/p".to_owned() });
 
-    let StatementAst::Prepare(prepare) = parse("PREPARE p (int, text) AS INSERT INTO t VALUES ($1, $2)") else { panic!("no prepare") };
-    assert_eq!((prepare.types.len(), prepare.inner.parameters, &*prepare.inner.text), (2, 2, "INSERT INTO t VALUES ($1, $2)"));
+    let StatementAst::Prepare(prepare) = parse("PREPARE p (int, text) AS INSERT INTO t VALUES ($1, $2)") else {
+        panic!("no prepare")
+    };
+    assert_eq!(
+        (prepare.types.len(), prepare.inner.parameters, &*prepare.inner.text),
+        (2, 2, "INSERT INTO t VALUES ($1, $2)")
+    );
     assert!(matches!(parse("EXECUTE p (1, 'x')"), StatementAst::Execute(execute) if execute.values.len() == 2));
     assert!(matches!(parse("EXECUTE p"), StatementAst::Execute(execute) if execute.values.is_empty()));
     assert_eq!(parse("DEALLOCATE ALL"), StatementAst::Deallocate(None));
@@ -685,7 +753,9 @@ fn the_session_is_spoken_to() {
             let options: Vec<String> = copy
                 .options
                 .iter()
-                .map(|option| format!("{}={}", option.name, option.value.as_ref().map(OptionValue::text).unwrap_or_default()))
+                .map(|option| {
+                    format!("{}={}", option.name, option.value.as_ref().map(OptionValue::text).unwrap_or_default())
+                })
                 .collect();
             (copy.direction, copy.target, options.join(" "))
         }
@@ -701,12 +771,17 @@ fn the_session_is_spoken_to() {
         )
     );
     assert_eq!(
-        copy("COPY (SELECT * FROM t FOR SYSTEM_TIME AS OF 'x') TO STDOUT (FORMAT parquet, COMPRESSION 'zstd', ROW_GROUP_SIZE 1000)"),
+        copy(
+            "COPY (SELECT * FROM t FOR SYSTEM_TIME AS OF 'x') TO STDOUT (FORMAT parquet, COMPRESSION 'zstd', ROW_GROUP_SIZE 1000)"
+        ),
         (CopyDirection::To, CopyTarget::Client, "format=parquet compression=zstd row_group_size=1000".to_owned())
     );
     assert_eq!(copy("COPY t TO STDOUT CSV HEADER DELIMITER AS ';'").2, "format=csv header= delimiter=;");
     assert!(matches!(parse("VACUUM FULL t"), StatementAst::Vacuum(Vacuum { full: true, table: Some(_), .. })));
-    assert!(matches!(parse("VACUUM (FULL, ANALYZE)"), StatementAst::Vacuum(Vacuum { full: true, analyze: true, table: None })));
+    assert!(matches!(
+        parse("VACUUM (FULL, ANALYZE)"),
+        StatementAst::Vacuum(Vacuum { full: true, analyze: true, table: None })
+    ));
     assert!(matches!(parse("ANALYZE t (a, b)"), StatementAst::Analyze(analyze) if analyze.columns.len() == 2));
 }
 

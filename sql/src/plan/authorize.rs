@@ -61,7 +61,11 @@ impl AuthorizedPlan {
 
     /// Makes it ready to run, now or later.
     pub(crate) async fn runnable(&self, state: &SessionState) -> Result<RunnablePlan> {
-        Ok(RunnablePlan { plan: self.physical(state).await?, config: state.config().clone(), runtime: state.runtime_env().clone() })
+        Ok(RunnablePlan {
+            plan: self.physical(state).await?,
+            config: state.config().clone(),
+            runtime: state.runtime_env().clone(),
+        })
     }
 }
 

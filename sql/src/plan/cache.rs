@@ -362,7 +362,8 @@ fn values(scope: &Scope, slot: &Slot) -> Vec<ScalarAndMetadata> {
         .iter()
         .enumerate()
         .map(|(at, value)| {
-            let metadata = slot.parameters.fields().get(at).map(|field| FieldMetadata::from(unproven(field).metadata().clone()));
+            let metadata =
+                slot.parameters.fields().get(at).map(|field| FieldMetadata::from(unproven(field).metadata().clone()));
             ScalarAndMetadata::new(value.clone(), metadata.filter(|metadata| !metadata.is_empty()))
         })
         .collect()

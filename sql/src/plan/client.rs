@@ -22,26 +22,42 @@ fn client_type(data_type: &DataType) -> DataType {
         DataType::UInt16 => DataType::Int32,
         DataType::UInt32 | DataType::UInt64 => DataType::Int64,
         DataType::Float16 => DataType::Float32,
-        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => DataType::Decimal128(*precision, *scale),
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
         DataType::Decimal256(precision, scale) => DataType::Decimal128((*precision).min(38), *scale),
         DataType::Date64 => DataType::Date32,
         DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Microsecond),
-        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| Arc::from("UTC"))),
-        DataType::Interval(_) | DataType::Duration(_) => DataType::Interval(IntervalUnit::MonthDayNano),
-        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) | DataType::FixedSizeList(item, _) => {
-            DataType::List(Arc::new(Field::new("item", client_type(item.data_type()), true).with_metadata(extension(item))))
+        DataType::Timestamp(_, zone) => {
+            DataType::Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| Arc::from("UTC")))
         }
+        DataType::Interval(_) | DataType::Duration(_) => DataType::Interval(IntervalUnit::MonthDayNano),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => DataType::List(Arc::new(
+            Field::new("item", client_type(item.data_type()), true).with_metadata(extension(item)),
+        )),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(client_field).collect()),
         other => other.clone(),
     }
 }
 
 fn extension(field: &Field) -> std::collections::HashMap<String, String> {
-    field.metadata().iter().filter(|(key, _)| key.as_str() == EXTENSION || key.as_str() == "ARROW:extension:metadata").map(|(k, v)| (k.clone(), v.clone())).collect()
+    field
+        .metadata()
+        .iter()
+        .filter(|(key, _)| key.as_str() == EXTENSION || key.as_str() == "ARROW:extension:metadata")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }
 
 fn client_field(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::new(strip(field.name()), client_type(field.data_type()), field.is_nullable()).with_metadata(extension(field)))
+    Arc::new(
+        Field::new(strip(field.name()), client_type(field.data_type()), field.is_nullable())
+            .with_metadata(extension(field)),
+    )
 }
 
 /// The schema clients see.

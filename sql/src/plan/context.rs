@@ -18,7 +18,10 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility, WindowUDF};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource,
+    Volatility, WindowUDF,
+};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast::{self, Visit, VisitMut, Visitor, VisitorMut};
@@ -27,7 +30,10 @@ use super::cache::{Notes, Slot};
 use super::functions::{FunctionScope, session_functions};
 use super::relation::{TimeTravel, system_time};
 use super::{fold, views};
-use crate::catalog::{Catalog, FIRST_SESSION_SCHEMA, Object, ObjectId, PG_CATALOG, Relation, TableEntry, View, ViewRead, information_schema, is_virtual_schema};
+use crate::catalog::{
+    Catalog, FIRST_SESSION_SCHEMA, Object, ObjectId, PG_CATALOG, Relation, TableEntry, View, ViewRead,
+    information_schema, is_virtual_schema,
+};
 use crate::engine::EngineInner;
 use crate::progress::Progress;
 use crate::scan::{HIDDEN, LatticeTable};
@@ -87,7 +93,10 @@ impl Scope {
     pub(crate) fn writing(&self) -> Result<&Arc<Txn>> {
         let txn = self.txn.as_ref().ok_or_else(|| Error::internal("a writing statement has no transaction"))?;
         if txn.is_read_only() {
-            return Err(Error::state(SqlState::READ_ONLY_TRANSACTION, "cannot execute a writing statement in a read-only transaction"));
+            return Err(Error::state(
+                SqlState::READ_ONLY_TRANSACTION,
+                "cannot execute a writing statement in a read-only transaction",
+            ));
         }
         Ok(txn)
     }
@@ -130,15 +139,17 @@ impl Scope {
         let parts: Vec<String> = name
             .0
             .iter()
-            .map(|part| {
-                part.as_ident().map(fold).ok_or_else(|| Error::syntax(format!("{name} is not a name")))
-            })
+            .map(|part| part.as_ident().map(fold).ok_or_else(|| Error::syntax(format!("{name} is not a name"))))
             .collect::<Result<_>>()?;
         match parts.as_slice() {
             [name] => Ok((None, name.clone())),
             [schema, name] => Ok((Some(schema.clone()), name.clone())),
-            [catalog, schema, name] if catalog == crate::catalog::CATALOG_NAME => Ok((Some(schema.clone()), name.clone())),
-            [catalog, _, _] => Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{catalog}\" does not exist"))),
+            [catalog, schema, name] if catalog == crate::catalog::CATALOG_NAME => {
+                Ok((Some(schema.clone()), name.clone()))
+            }
+            [catalog, _, _] => {
+                Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{catalog}\" does not exist")))
+            }
             _ => Err(Error::syntax(format!("improper qualified name: {name}"))),
         }
     }
@@ -171,7 +182,10 @@ impl Scope {
         let (schema, relation) = self.split_name(name)?;
         if let Some(schema) = schema.as_deref() {
             if is_virtual_schema(schema) {
-                return Err(Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied: \"{schema}.{relation}\" is a system view")));
+                return Err(Error::state(
+                    SqlState::INSUFFICIENT_PRIVILEGE,
+                    format!("permission denied: \"{schema}.{relation}\" is a system view"),
+                ));
             }
             if self.catalog.schema(schema).is_none() && schema != "pg_temp" {
                 return Err(Error::state(SqlState::INVALID_SCHEMA_NAME, format!("schema \"{schema}\" does not exist")));
@@ -197,15 +211,17 @@ impl Scope {
         let name = match schema {
             Some("pg_temp") => self.temporary_schema(),
             Some(schema) => schema.to_owned(),
-            None => self
-                .path
-                .iter()
-                .find(|schema| self.catalog.schema(schema).is_some())
-                .cloned()
-                .ok_or_else(|| Error::state(SqlState::INVALID_SCHEMA_NAME, "no schema has been selected to create in"))?,
+            None => {
+                self.path.iter().find(|schema| self.catalog.schema(schema).is_some()).cloned().ok_or_else(|| {
+                    Error::state(SqlState::INVALID_SCHEMA_NAME, "no schema has been selected to create in")
+                })?
+            }
         };
         if is_virtual_schema(&name) {
-            return Err(Error::state(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied to create in system schema \"{name}\"")));
+            return Err(Error::state(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("permission denied to create in system schema \"{name}\""),
+            ));
         }
         self.catalog
             .schema(&name)
@@ -259,7 +275,16 @@ impl Binder {
 
     /// A binder where some names mean given rows.
     pub(crate) fn with(scope: &Scope, overrides: Overrides, hidden: bool) -> Self {
-        Self::from_core(Core { scope: scope.clone(), moments: Arc::default(), overrides, rows: None, hidden, view: None, moment: None, depth: 0 })
+        Self::from_core(Core {
+            scope: scope.clone(),
+            moments: Arc::default(),
+            overrides,
+            rows: None,
+            hidden,
+            view: None,
+            moment: None,
+            depth: 0,
+        })
     }
 
     /// A binder for a query over given rows, which it calls [`ROWS`].
@@ -268,7 +293,12 @@ impl Binder {
     }
 
     /// A binder for a query: pins the moments it names. `hidden` exposes system columns in any case.
-    pub(crate) async fn for_query(scope: &Scope, query: &mut ast::Query, overrides: Overrides, hidden: bool) -> Result<Self> {
+    pub(crate) async fn for_query(
+        scope: &Scope,
+        query: &mut ast::Query,
+        overrides: Overrides,
+        hidden: bool,
+    ) -> Result<Self> {
         Self::bind(scope, query, overrides, None, hidden).await
     }
 
@@ -346,7 +376,8 @@ impl Binder {
 
     /// A planner context that knows the parameter types.
     pub(crate) fn planner_context(&self) -> PlannerContext {
-        let types = self.core.scope.param_types.iter().map(|field| field.as_ref().map(super::cache::unproven)).collect();
+        let types =
+            self.core.scope.param_types.iter().map(|field| field.as_ref().map(super::cache::unproven)).collect();
         PlannerContext::new().with_prepare_param_data_types(types)
     }
 
@@ -356,7 +387,9 @@ impl Binder {
             .planner()
             .sql_statement_to_plan_with_context(ast::Statement::Query(Box::new(query)), &mut self.planner_context())?;
         match &self.core.scope.params {
-            Some(params) if !params.is_empty() => Ok(plan.with_param_values(ParamValues::from(params.as_ref().clone()))?),
+            Some(params) if !params.is_empty() => {
+                Ok(plan.with_param_values(ParamValues::from(params.as_ref().clone()))?)
+            }
             _ => Ok(plan),
         }
     }
@@ -399,7 +432,8 @@ impl Binder {
 
 /// A moment as PostgreSQL prints it.
 fn shown(at: CommitTs) -> String {
-    DateTime::from_timestamp_micros(at.0).map_or_else(|| at.to_string(), |moment| moment.format("%Y-%m-%d %H:%M:%S%.f+00").to_string())
+    DateTime::from_timestamp_micros(at.0)
+        .map_or_else(|| at.to_string(), |moment| moment.format("%Y-%m-%d %H:%M:%S%.f+00").to_string())
 }
 
 /// Why a moment cannot be read.
@@ -407,7 +441,11 @@ fn unreadable(error: storage::Error) -> Error {
     let message = match &error {
         storage::Error::FutureTime { requested } => format!("system time {} lies in the future", shown(*requested)),
         storage::Error::ExpiredTime { requested, oldest } => {
-            format!("system time {} lies before the history kept, which begins at {}", shown(*requested), shown(*oldest))
+            format!(
+                "system time {} lies before the history kept, which begins at {}",
+                shown(*requested),
+                shown(*oldest)
+            )
         }
         _ => return Error::classified(error),
     };
@@ -419,9 +457,15 @@ fn fill(expr: Expr, params: &[ScalarValue]) -> DataFusionResult<Expr> {
     use datafusion::common::tree_node::{Transformed, TreeNode};
     expr.transform_up(|expr| match &expr {
         Expr::Placeholder(placeholder) => {
-            let value = placeholder.id[1..].parse::<usize>().ok().and_then(|at| params.get(at.checked_sub(1)?)).ok_or_else(|| {
-                DataFusionError::from(Error::state(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter {}", placeholder.id)))
-            })?;
+            let value =
+                placeholder.id[1..].parse::<usize>().ok().and_then(|at| params.get(at.checked_sub(1)?)).ok_or_else(
+                    || {
+                        DataFusionError::from(Error::state(
+                            SqlState::UNDEFINED_PARAMETER,
+                            format!("there is no parameter {}", placeholder.id),
+                        ))
+                    },
+                )?;
             Ok(Transformed::yes(Expr::Literal(value.clone(), None)))
         }
         _ => Ok(Transformed::no(expr)),
@@ -578,7 +622,8 @@ impl Seen {
         for (name, moment) in std::mem::take(&mut self.names) {
             let Ok((schema, name)) = scope.split_name(&name) else { continue };
             let found = match view {
-                Some(view) => views::named(view, &scope.catalog, (schema.as_deref(), &name), moment.as_deref()).map(|(relation, _)| relation),
+                Some(view) => views::named(view, &scope.catalog, (schema.as_deref(), &name), moment.as_deref())
+                    .map(|(relation, _)| relation),
                 None => scope.lookup(schema.as_deref(), &name),
             };
             if let Some(Relation::View(view)) = found {
@@ -613,7 +658,12 @@ impl Core {
 
     /// Finds a relation by name, at the moment with this text or at the query's own. The columns are given when a view says that
     /// there are no others.
-    pub(super) fn find(&self, schema: Option<&str>, name: &str, moment: Option<&str>) -> Option<(&Relation, Option<&[String]>)> {
+    pub(super) fn find(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        moment: Option<&str>,
+    ) -> Option<(&Relation, Option<&[String]>)> {
         let catalog = match moment {
             // A core at a moment has the catalog of that moment.
             Some(text) if self.moment.as_deref() != Some(text) => &self.moments.get(text)?.0,
@@ -635,13 +685,17 @@ impl Core {
         }
         if let Some(catalog) = reference.catalog() {
             if catalog != crate::catalog::CATALOG_NAME {
-                return Err(Error::state(SqlState::INVALID_CATALOG_NAME, format!("database \"{catalog}\" does not exist")));
+                return Err(Error::state(
+                    SqlState::INVALID_CATALOG_NAME,
+                    format!("database \"{catalog}\" does not exist"),
+                ));
             }
         }
         if let Some(schema) = reference.schema() {
             if is_virtual_schema(schema) {
-                let table = information_schema::provider(&self.scope, schema, name)?
-                    .ok_or_else(|| crate::error::undefined_table(&format!("{schema}.{name}"), information_schema::names(schema)))?;
+                let table = information_schema::provider(&self.scope, schema, name)?.ok_or_else(|| {
+                    crate::error::undefined_table(&format!("{schema}.{name}"), information_schema::names(schema))
+                })?;
                 self.scope.notes.single();
                 return Ok(provider_as_source(table));
             }
@@ -677,7 +731,10 @@ impl Core {
                 }
                 if self.moment.is_some() {
                     let at = shown(self.scope.reader.ts());
-                    return Err(Error::state(SqlState::UNDEFINED_TABLE, format!("table \"{reference}\" did not exist at {at}")));
+                    return Err(Error::state(
+                        SqlState::UNDEFINED_TABLE,
+                        format!("table \"{reference}\" did not exist at {at}"),
+                    ));
                 }
                 let candidates: Vec<&str> = self.scope.catalog.relations().map(Relation::name).collect();
                 Err(crate::error::undefined_table(&reference.to_string(), candidates))
@@ -688,7 +745,10 @@ impl Core {
     /// A view's plan with its column names, those of `only`.
     fn view(&self, view: &Arc<View>, only: &[String]) -> Result<LogicalPlan> {
         if self.depth >= VIEW_DEPTH_MAX {
-            return Err(Error::state(SqlState::STATEMENT_TOO_COMPLEX, format!("views nest deeper than {VIEW_DEPTH_MAX} at \"{}\"", view.name)));
+            return Err(Error::state(
+                SqlState::STATEMENT_TOO_COMPLEX,
+                format!("views nest deeper than {VIEW_DEPTH_MAX} at \"{}\"", view.name),
+            ));
         }
         let mut query = self.scope.catalog.view_query(view)?.as_ref().clone();
         let scope = Scope { path: view.path.clone(), params: None, param_types: Arc::default(), ..self.scope.clone() };
@@ -736,8 +796,11 @@ fn output_of(view: &View, plan: &LogicalPlan) -> Result<Vec<Column>> {
         })
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| {
-            Error::state(SqlState::OBJECT_NOT_IN_STATE, format!("view \"{}\" no longer fits the tables it reads", view.name))
-                .with_hint("create it again with CREATE OR REPLACE VIEW, with the columns it is to have written out")
+            Error::state(
+                SqlState::OBJECT_NOT_IN_STATE,
+                format!("view \"{}\" no longer fits the tables it reads", view.name),
+            )
+            .with_hint("create it again with CREATE OR REPLACE VIEW, with the columns it is to have written out")
         })
 }
 
@@ -771,20 +834,24 @@ fn expand_wildcards(binder: &Binder, query: &mut ast::Query) -> Result<()> {
 
     impl Expand<'_> {
         fn select(&self, select: &mut ast::Select) -> Result<()> {
-            let starred = |item: &ast::SelectItem| matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..));
+            let starred = |item: &ast::SelectItem| {
+                matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..))
+            };
             if !select.projection.iter().any(starred) {
                 return Ok(());
             }
             let factors = select.from.iter().flat_map(|from| {
-                std::iter::once((&from.relation, None)).chain(from.joins.iter().map(|join| (&join.relation, Some(&join.join_operator))))
+                std::iter::once((&from.relation, None))
+                    .chain(from.joins.iter().map(|join| (&join.relation, Some(&join.join_operator))))
             });
             // (qualifier, visible columns or none for derived tables, columns merged by USING)
             let mut relations: Vec<(ast::Ident, Option<Vec<String>>, Vec<String>)> = Vec::new();
             for (factor, join) in factors {
                 let merged = match join.and_then(constraint) {
-                    Some(ast::JoinConstraint::Using(names)) => {
-                        names.iter().filter_map(|name| name.0.last().and_then(|part| part.as_ident()).map(fold)).collect()
-                    }
+                    Some(ast::JoinConstraint::Using(names)) => names
+                        .iter()
+                        .filter_map(|name| name.0.last().and_then(|part| part.as_ident()).map(fold))
+                        .collect(),
                     Some(ast::JoinConstraint::Natural) => {
                         return Err(Error::unsupported("NATURAL JOIN together with system columns"));
                     }
@@ -815,7 +882,10 @@ fn expand_wildcards(binder: &Binder, query: &mut ast::Query) -> Result<()> {
                             push(&mut items, name, columns.as_deref(), merged);
                         }
                     }
-                    ast::SelectItem::QualifiedWildcard(ast::SelectItemQualifiedWildcardKind::ObjectName(wanted), options) if plain(options) => {
+                    ast::SelectItem::QualifiedWildcard(
+                        ast::SelectItemQualifiedWildcardKind::ObjectName(wanted),
+                        options,
+                    ) if plain(options) => {
                         let last = wanted.0.last().and_then(|part| part.as_ident()).map(fold);
                         match relations.iter().find(|(name, _, _)| Some(fold(name)) == last) {
                             Some((name, columns, _)) => push(&mut items, name, columns.as_deref(), &[]),
@@ -849,23 +919,33 @@ fn expand_wildcards(binder: &Binder, query: &mut ast::Query) -> Result<()> {
     fn constraint(join: &ast::JoinOperator) -> Option<&ast::JoinConstraint> {
         use ast::JoinOperator as J;
         match join {
-            J::Join(it) | J::Inner(it) | J::Left(it) | J::LeftOuter(it) | J::Right(it) | J::RightOuter(it) | J::FullOuter(it) => Some(it),
+            J::Join(it)
+            | J::Inner(it)
+            | J::Left(it)
+            | J::LeftOuter(it)
+            | J::Right(it)
+            | J::RightOuter(it)
+            | J::FullOuter(it) => Some(it),
             _ => None,
         }
     }
 
     fn plain(options: &ast::WildcardAdditionalOptions) -> bool {
-        options.opt_exclude.is_none() && options.opt_except.is_none() && options.opt_replace.is_none() && options.opt_rename.is_none() && options.opt_ilike.is_none()
+        options.opt_exclude.is_none()
+            && options.opt_except.is_none()
+            && options.opt_replace.is_none()
+            && options.opt_rename.is_none()
+            && options.opt_ilike.is_none()
     }
 
     fn push(items: &mut Vec<ast::SelectItem>, name: &ast::Ident, columns: Option<&[String]>, merged: &[String]) {
         match columns {
-            Some(columns) => items.extend(
-                columns
-                    .iter()
-                    .filter(|column| !merged.contains(column))
-                    .map(|column| ast::SelectItem::UnnamedExpr(ast::Expr::CompoundIdentifier(vec![name.clone(), super::identifier(column)]))),
-            ),
+            Some(columns) => items.extend(columns.iter().filter(|column| !merged.contains(column)).map(|column| {
+                ast::SelectItem::UnnamedExpr(ast::Expr::CompoundIdentifier(vec![
+                    name.clone(),
+                    super::identifier(column),
+                ]))
+            })),
             None => items.push(ast::SelectItem::QualifiedWildcard(
                 ast::SelectItemQualifiedWildcardKind::ObjectName(ast::ObjectName::from(vec![name.clone()])),
                 ast::WildcardAdditionalOptions::default(),
@@ -886,7 +966,10 @@ impl ContextProvider for Binder {
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {
         let state = self.core.scope.state();
         let function = state.table_functions().get(&name.to_lowercase()).cloned().ok_or_else(|| {
-            DataFusionError::from(crate::error::undefined_function(name, state.table_functions().keys().map(String::as_str)))
+            DataFusionError::from(crate::error::undefined_function(
+                name,
+                state.table_functions().keys().map(String::as_str),
+            ))
         })?;
         let context = SimplifyContext::builder()
             .with_config_options(Arc::clone(state.config_options()))
@@ -894,8 +977,10 @@ impl ContextProvider for Binder {
             .build();
         let simplifier = ExprSimplifier::new(context);
         let schema = DFSchema::empty();
-        let types: Vec<Option<DataType>> =
-            args.iter().map(|arg| if matches!(arg, Expr::Placeholder(_)) { None } else { arg.get_type(&schema).ok() }).collect();
+        let types: Vec<Option<DataType>> = args
+            .iter()
+            .map(|arg| if matches!(arg, Expr::Placeholder(_)) { None } else { arg.get_type(&schema).ok() })
+            .collect();
         let args = args
             .into_iter()
             .enumerate()

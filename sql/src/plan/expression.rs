@@ -106,7 +106,11 @@ pub(crate) struct RowExpr {
 
 impl RowExpr {
     /// Compiles expressions over columns grouped by qualifier. Each is cast to its field's type when one is given.
-    pub(crate) fn compile(binder: &Binder, relations: &[(&str, &Schema)], exprs: Vec<(ast::Expr, Option<FieldRef>)>) -> Result<Self> {
+    pub(crate) fn compile(
+        binder: &Binder,
+        relations: &[(&str, &Schema)],
+        exprs: Vec<(ast::Expr, Option<FieldRef>)>,
+    ) -> Result<Self> {
         Self::compile_checked(binder, relations, exprs, None)
     }
 
@@ -142,7 +146,10 @@ impl RowExpr {
             .collect::<Result<Vec<_>>>()?;
         // The analyzer's work (coercion, rewrites of text to uuid and json) needs a plan around the expressions.
         let schema = Arc::new(schema);
-        let empty = LogicalPlan::EmptyRelation(datafusion::logical_expr::EmptyRelation { produce_one_row: false, schema: schema.clone() });
+        let empty = LogicalPlan::EmptyRelation(datafusion::logical_expr::EmptyRelation {
+            produce_one_row: false,
+            schema: schema.clone(),
+        });
         let plan = LogicalPlanBuilder::from(empty).project(planned)?.build()?;
         let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let LogicalPlan::Projection(projection) = plan else {

@@ -10,7 +10,9 @@ use arrow::datatypes::{DataType, Int64Type};
 use base::SqlState;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf,
+};
 
 use crate::catalog::{Catalog, Relation, Sequence};
 use crate::session::SessionInner;
@@ -124,7 +126,10 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
     let session = &scope.session;
     let user = ScalarValue::Utf8(Some(session.principal.name().to_owned()));
     constant(&["current_user", "session_user", "user", "current_role"], user);
-    constant(&["current_catalog", "current_database"], ScalarValue::Utf8(Some(crate::catalog::CATALOG_NAME.to_owned())));
+    constant(
+        &["current_catalog", "current_database"],
+        ScalarValue::Utf8(Some(crate::catalog::CATALOG_NAME.to_owned())),
+    );
     let schema = scope.path.iter().find(|schema| scope.catalog.schema(schema).is_some()).cloned();
     constant(&["current_schema"], ScalarValue::Utf8(schema));
     constant(&["version"], ScalarValue::Utf8(Some(format!("LatticeDB {}", session.engine.options.version))));
@@ -154,7 +159,10 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
         Volatility::Stable,
         Arc::new(move |arguments: &[ColumnarValue]| {
             let names = text(&arguments[0], length(arguments))?;
-            let values = names.iter().map(|name| name.map(|name| settings.get(name).map(str::to_owned)).transpose()).collect::<Result<StringOptions>>()?;
+            let values = names
+                .iter()
+                .map(|name| name.map(|name| settings.get(name).map(str::to_owned)).transpose())
+                .collect::<Result<StringOptions>>()?;
             Ok(ColumnarValue::Array(Arc::new(StringArray::from(values.0))))
         }),
     ));
@@ -193,15 +201,17 @@ pub(crate) fn session_functions(scope: &FunctionScope) -> Vec<ScalarUDF> {
         DataType::Int64,
         Volatility::Volatile,
         Arc::new(move |_: &[ColumnarValue]| {
-            let last = at
-                .session
-                .last_sequence()
-                .ok_or_else(|| Error::state(SqlState::OBJECT_NOT_IN_STATE, "lastval is not yet defined in this session"))?;
+            let last = at.session.last_sequence().ok_or_else(|| {
+                Error::state(SqlState::OBJECT_NOT_IN_STATE, "lastval is not yet defined in this session")
+            })?;
             Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(last))))
         }),
     ));
     all.push(PerRow::udf("setval", vec![DataType::Utf8, DataType::Int64], set_value, scope));
-    debug_assert!(all.iter().all(|function| is_session_function(function.name())), "NAMES lists every function of the session");
+    debug_assert!(
+        all.iter().all(|function| is_session_function(function.name())),
+        "NAMES lists every function of the session"
+    );
     all
 }
 
@@ -279,7 +289,12 @@ struct PerRow {
 
 impl PerRow {
     fn udf(name: &'static str, arguments: Vec<DataType>, work: Work, scope: &FunctionScope) -> ScalarUDF {
-        ScalarUDF::from(Self { name, signature: Signature::exact(arguments, Volatility::Volatile), work, scope: scope.clone() })
+        ScalarUDF::from(Self {
+            name,
+            signature: Signature::exact(arguments, Volatility::Volatile),
+            work,
+            scope: scope.clone(),
+        })
     }
 }
 

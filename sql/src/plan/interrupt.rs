@@ -45,10 +45,13 @@ use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
 use datafusion::physical_plan::joins::utils::JoinFilter;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec};
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
+};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, RecordBatchStream, SendableRecordBatchStream, execute_stream,
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, RecordBatchStream, SendableRecordBatchStream,
+    execute_stream,
 };
 use datafusion::prelude::SessionConfig;
 use futures::{Stream, StreamExt};
@@ -81,7 +84,8 @@ pub(super) fn run(
     // Functions are bound in the plan: operators look none up by name.
     let none = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
     let session = String::from("lattice");
-    let context = Arc::new(TaskContext::new(None, session, config, none.0, none.1, none.2, none.3, Arc::clone(runtime)));
+    let context =
+        Arc::new(TaskContext::new(None, session, config, none.0, none.1, none.2, none.3, Arc::clone(runtime)));
     let mut stream = match partition {
         Some(partition) => plan.execute(partition, context)?,
         None => execute_stream(Arc::clone(plan), context)?,
@@ -131,7 +135,9 @@ impl PhysicalOptimizerRule for GiveWay {
         plan.transform_up(|node| {
             let watched: Arc<dyn ExecutionPlan> = if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
                 match join.filter() {
-                    Some(filter) => Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(watch(filter))).build()?),
+                    Some(filter) => {
+                        Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(watch(filter))).build()?)
+                    }
                     None => node,
                 }
             } else if let Some(join) = node.downcast_ref::<HashJoinExec>() {
@@ -272,7 +278,10 @@ impl PhysicalExpr for Watched {
         vec![&self.inner]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
         match (children.pop(), children.is_empty()) {
             (Some(inner), true) => Ok(Arc::new(Watched { inner })),
             _ => Err(Error::internal("a watched condition has one part").into_datafusion()),
@@ -325,7 +334,10 @@ impl ExecutionPlan for InterruptibleExec {
         vec![&self.input]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
             (Some(input), true) => Ok(Arc::new(InterruptibleExec::new(input))),
             _ => Err(Error::internal("an interruptible operator has one input").into_datafusion()),

@@ -148,7 +148,10 @@ impl Merge<'_> {
                 }
                 JoinConstraint::Natural => match (left.columns(), right.columns()) {
                     (Some(left), Some(right)) => left.into_iter().filter(|column| right.contains(column)).collect(),
-                    _ if outer => return Err(Error::unsupported("NATURAL beside a subquery in a right or full join").with_hint("write USING")),
+                    _ if outer => {
+                        return Err(Error::unsupported("NATURAL beside a subquery in a right or full join")
+                            .with_hint("write USING"));
+                    }
                     _ => return Ok(None),
                 },
                 _ => Vec::new(),
@@ -158,20 +161,30 @@ impl Merge<'_> {
             for column in columns {
                 let (Some(this), Some(that)) = (left.find(&column), right.find(&column)) else {
                     if outer {
-                        return Err(Error::unsupported(format!("USING (\"{column}\") where its table cannot be told")).with_hint("write ON"));
+                        return Err(Error::unsupported(format!("USING (\"{column}\") where its table cannot be told"))
+                            .with_hint("write ON"));
                     }
                     return Ok(None);
                 };
-                let equal = Expr::BinaryOp { left: Box::new(this.clone()), op: ast::BinaryOperator::Eq, right: Box::new(that.clone()) };
+                let equal = Expr::BinaryOp {
+                    left: Box::new(this.clone()),
+                    op: ast::BinaryOperator::Eq,
+                    right: Box::new(that.clone()),
+                };
                 conditions = Some(match conditions {
                     None => equal,
-                    Some(all) => Expr::BinaryOp { left: Box::new(all), op: ast::BinaryOperator::And, right: Box::new(equal) },
+                    Some(all) => {
+                        Expr::BinaryOp { left: Box::new(all), op: ast::BinaryOperator::And, right: Box::new(equal) }
+                    }
                 });
-                merged.push((column, match kind {
-                    Kind::Right => that,
-                    Kind::Full => super::parse_expr(&format!("COALESCE({this}, {that})"))?,
-                    Kind::Left => this,
-                }));
+                merged.push((
+                    column,
+                    match kind {
+                        Kind::Right => that,
+                        Kind::Full => super::parse_expr(&format!("COALESCE({this}, {that})"))?,
+                        Kind::Left => this,
+                    },
+                ));
             }
             if outer && !matches!(constraint, JoinConstraint::On(_) | JoinConstraint::None) {
                 *constraint = match conditions {
@@ -192,7 +205,11 @@ impl Merge<'_> {
         let (name, columns) = match factor {
             TableFactor::NestedJoin { table_with_joins, alias: None } => return self.side(table_with_joins, outer),
             TableFactor::Table { name, alias, args: None, .. } => {
-                let own = alias.as_ref().map(|alias| &alias.name).or_else(|| name.0.last().and_then(|part| part.as_ident())).cloned();
+                let own = alias
+                    .as_ref()
+                    .map(|alias| &alias.name)
+                    .or_else(|| name.0.last().and_then(|part| part.as_ident()))
+                    .cloned();
                 let defined = matches!(name.0.as_slice(), [part] if part.as_ident().is_some_and(|name| self.defined.contains(&fold(name))));
                 let renamed = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
                 (own, if defined || renamed { None } else { (self.visible)(name) })
@@ -230,7 +247,9 @@ impl Side {
         if let Some((_, expr)) = self.merged.iter().find(|(name, _)| name == column) {
             return Some(expr.clone());
         }
-        let has = |columns: &Option<Vec<String>>| columns.as_ref().is_none_or(|columns| columns.iter().any(|name| name == column));
+        let has = |columns: &Option<Vec<String>>| {
+            columns.as_ref().is_none_or(|columns| columns.iter().any(|name| name == column))
+        };
         let mut found = self.relations.iter().filter(|(_, columns)| has(columns));
         match (found.next(), found.next()) {
             (Some((relation, _)), None) => Some(qualified(relation, column)),
@@ -258,7 +277,13 @@ fn kind(join: &JoinOperator) -> Kind {
 fn constraint(join: &mut JoinOperator) -> Option<&mut JoinConstraint> {
     use JoinOperator as J;
     match join {
-        J::Join(it) | J::Inner(it) | J::Left(it) | J::LeftOuter(it) | J::Right(it) | J::RightOuter(it) | J::FullOuter(it) => Some(it),
+        J::Join(it)
+        | J::Inner(it)
+        | J::Left(it)
+        | J::LeftOuter(it)
+        | J::Right(it)
+        | J::RightOuter(it)
+        | J::FullOuter(it) => Some(it),
         _ => None,
     }
 }
@@ -266,7 +291,13 @@ fn constraint(join: &mut JoinOperator) -> Option<&mut JoinConstraint> {
 fn is_merging(join: &JoinOperator) -> bool {
     use JoinOperator as J;
     match join {
-        J::Join(it) | J::Inner(it) | J::Left(it) | J::LeftOuter(it) | J::Right(it) | J::RightOuter(it) | J::FullOuter(it) => {
+        J::Join(it)
+        | J::Inner(it)
+        | J::Left(it)
+        | J::LeftOuter(it)
+        | J::Right(it)
+        | J::RightOuter(it)
+        | J::FullOuter(it) => {
             matches!(it, JoinConstraint::Using(_) | JoinConstraint::Natural)
         }
         _ => false,
@@ -311,7 +342,8 @@ fn expand(projection: &mut Vec<SelectItem>, sides: &[Side]) {
                 });
             }
             for (relation, columns) in &side.relations {
-                let name = ast::SelectItemQualifiedWildcardKind::ObjectName(ast::ObjectName::from(vec![relation.clone()]));
+                let name =
+                    ast::SelectItemQualifiedWildcardKind::ObjectName(ast::ObjectName::from(vec![relation.clone()]));
                 match columns {
                     Some(columns) => items.extend(
                         columns
@@ -320,7 +352,11 @@ fn expand(projection: &mut Vec<SelectItem>, sides: &[Side]) {
                             .map(|column| SelectItem::UnnamedExpr(qualified(relation, column))),
                     ),
                     None => {
-                        let merged = side.merged.iter().map(|(column, _)| ast::ObjectName::from(vec![identifier(column)])).collect();
+                        let merged = side
+                            .merged
+                            .iter()
+                            .map(|(column, _)| ast::ObjectName::from(vec![identifier(column)]))
+                            .collect();
                         let options = ast::WildcardAdditionalOptions {
                             opt_exclude: Some(ast::ExcludeSelectItem::Multiple(merged)),
                             ..ast::WildcardAdditionalOptions::default()

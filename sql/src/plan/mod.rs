@@ -26,7 +26,9 @@ pub(crate) use authorize::{RunnablePlan, authorize};
 pub(crate) use cache::{Notes, Planning, ReadyPlan, Slot, Stage, ready};
 pub(crate) use client::{ClientForm, client_schema};
 pub(crate) use context::{Binder, LazyState, Overrides, ROWS, Scope};
-pub(crate) use expression::{RowExpr, cast_to_array, identifier, internal_item, is_volatile, item, qualified, scalar_of, select, table_factor};
+pub(crate) use expression::{
+    RowExpr, cast_to_array, identifier, internal_item, is_volatile, item, qualified, scalar_of, select, table_factor,
+};
 pub(crate) use functions::NEXT_IDENTITY;
 pub(crate) use state::base_state;
 pub(crate) use subqueries::SubqueryValues;
@@ -47,4 +49,3 @@ pub(crate) fn parse_query(text: &str) -> Result<ast::Query> {
 pub(crate) fn parse_expr(text: &str) -> Result<ast::Expr> {
     crate::parse::parse_expr(text)
 }
-

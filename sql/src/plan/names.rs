@@ -77,11 +77,15 @@ impl VisitorMut for Names<'_> {
             for from in &select.from {
                 for factor in std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)) {
                     if let ast::TableFactor::Table { name, args: None, alias, .. } = factor {
-                        let called = alias.as_ref().map(|alias| &alias.name).or_else(|| name.0.last().and_then(|part| part.as_ident()));
+                        let called = alias
+                            .as_ref()
+                            .map(|alias| &alias.name)
+                            .or_else(|| name.0.last().and_then(|part| part.as_ident()));
                         if !select.projection.iter().any(|item| is_star_of(item, called)) {
                             continue;
                         }
-                        let cte = name.0.len() == 1 && name.0[0].as_ident().is_some_and(|ident| self.defined.contains(&fold(ident)));
+                        let cte = name.0.len() == 1
+                            && name.0[0].as_ident().is_some_and(|ident| self.defined.contains(&fold(ident)));
                         if !cte {
                             taken.extend((self.visible)(name).unwrap_or_default());
                         }
@@ -102,7 +106,11 @@ impl VisitorMut for Names<'_> {
                         },
                         other => (other.to_string(), false),
                     };
-                    let key = if known && matches!(expr, ast::Expr::CompoundIdentifier(_)) { expr.to_string().to_lowercase() } else { shown.clone() };
+                    let key = if known && matches!(expr, ast::Expr::CompoundIdentifier(_)) {
+                        expr.to_string().to_lowercase()
+                    } else {
+                        shown.clone()
+                    };
                     if !(known && taken.contains(&shown)) && seen.insert(key) {
                         continue;
                     }
@@ -146,7 +154,8 @@ fn name_first_branch(body: &mut ast::SetExpr, columns: &[ast::Ident]) {
         ast::SetExpr::SetOperation { left, .. } => name_first_branch(left, columns),
         ast::SetExpr::Query(query) => name_first_branch(&mut query.body, columns),
         ast::SetExpr::Select(select) => {
-            let plain = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
+            let plain =
+                |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
             if select.projection.len() != columns.len() || !select.projection.iter().all(plain) {
                 return;
             }

@@ -31,8 +31,13 @@ pub(super) fn system_time(version: &TableVersion) -> Result<ast::Expr> {
 }
 
 impl RelationPlanner for TimeTravel {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> DataFusionResult<RelationPlanning> {
-        if let (TableFactor::Table { name, alias: None, version: None, args: None, .. }, Some(rows)) = (&relation, &self.core.rows)
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> DataFusionResult<RelationPlanning> {
+        if let (TableFactor::Table { name, alias: None, version: None, args: None, .. }, Some(rows)) =
+            (&relation, &self.core.rows)
             && matches!(name.0.as_slice(), [part] if part.as_ident().is_some_and(|ident| ident.value == ROWS))
         {
             return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(rows.clone(), None))));

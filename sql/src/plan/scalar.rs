@@ -99,9 +99,9 @@ fn rows(values: Values) -> Result<LogicalPlan> {
 fn settled(expr: Expr, outer: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
         // A column of the outer query may be a subquery's value: what was thought of it before does not hold.
-        Expr::OuterReferenceColumn(field, column) if !field.is_nullable() => {
-            Ok(Transformed::yes(Expr::OuterReferenceColumn(Arc::new(field.as_ref().clone().with_nullable(true)), column)))
-        }
+        Expr::OuterReferenceColumn(field, column) if !field.is_nullable() => Ok(Transformed::yes(
+            Expr::OuterReferenceColumn(Arc::new(field.as_ref().clone().with_nullable(true)), column),
+        )),
         Expr::ScalarSubquery(subquery) => value(subquery, outer),
         other => Ok(Transformed::no(other)),
     }

@@ -45,7 +45,8 @@ pub(super) fn named<'a>(
 
 /// What a name means by the path that the view was defined under, without the temporary tables of whoever defined it.
 fn by_path<'a>(view: &View, catalog: &'a Catalog, (schema, name): (Option<&str>, &str)) -> Option<&'a Relation> {
-    let path: Vec<String> = view.path.iter().filter(|schema| !schema.starts_with(FIRST_SESSION_SCHEMA)).cloned().collect();
+    let path: Vec<String> =
+        view.path.iter().filter(|schema| !schema.starts_with(FIRST_SESSION_SCHEMA)).cloned().collect();
     catalog.find(schema, name, &path)
 }
 
@@ -59,7 +60,8 @@ pub(super) fn reads(core: &Core, query: &ast::Query) -> Vec<ViewRead> {
         fn pre_visit_table_factor(&mut self, factor: &ast::TableFactor) -> ControlFlow<()> {
             if let ast::TableFactor::Table { name, args: None, version, .. } = factor {
                 // A version that names no moment has been refused when the query was bound.
-                let moment = version.as_ref().and_then(|version| system_time(version).ok()).map(|moment| moment.to_string());
+                let moment =
+                    version.as_ref().and_then(|version| system_time(version).ok()).map(|moment| moment.to_string());
                 self.0.push((name.clone(), moment));
             }
             ControlFlow::Continue(())
@@ -92,7 +94,8 @@ pub(super) fn columns(relation: &Relation) -> Vec<String> {
 
 /// The objects that a view depends on: what it reads, as far as it is there now.
 pub(crate) fn depends(catalog: &Catalog, reads: &[ViewRead]) -> Vec<ObjectId> {
-    let mut depends: Vec<ObjectId> = reads.iter().map(|read| read.id).filter(|id| catalog.relation_by_id(*id).is_some()).collect();
+    let mut depends: Vec<ObjectId> =
+        reads.iter().map(|read| read.id).filter(|id| catalog.relation_by_id(*id).is_some()).collect();
     depends.sort_unstable();
     depends.dedup();
     depends

@@ -108,7 +108,11 @@ impl ScanExec {
 
     /// The same scan with these filters.
     fn with_filters(&self, filters: Vec<Arc<dyn PhysicalExpr>>) -> Self {
-        let statistics = if filters.is_empty() { self.statistics.as_ref().clone() } else { self.statistics.as_ref().clone().to_inexact() };
+        let statistics = if filters.is_empty() {
+            self.statistics.as_ref().clone()
+        } else {
+            self.statistics.as_ref().clone().to_inexact()
+        };
         Self {
             entry: self.entry.clone(),
             view: self.view.clone(),
@@ -178,12 +182,16 @@ impl ScanExec {
             },
             Access::Keys(keys) => {
                 let (view, keys, spec) = (self.view.clone(), keys.clone(), self.spec.clone());
-                futures::stream::once(async move { view.get(&keys, &spec).await.map_err(foreign).and_then(pass) }).boxed()
+                futures::stream::once(async move { view.get(&keys, &spec).await.map_err(foreign).and_then(pass) })
+                    .boxed()
             }
             Access::Index { index, view, prefixes } => {
                 let (rows, spec, stored) = (self.view.clone(), self.spec.clone(), self.entry.stored.clone());
                 let first = index.stored.columns.len() - index.key.len();
-                let index_spec = ScanSpec { batch_rows: INDEX_CHUNK, ..ScanSpec::new((first..index.stored.columns.len()).collect()) };
+                let index_spec = ScanSpec {
+                    batch_rows: INDEX_CHUNK,
+                    ..ScanSpec::new((first..index.stored.columns.len()).collect())
+                };
                 let view = view.clone();
                 futures::stream::iter(prefixes.clone())
                     .flat_map(move |prefix| {
@@ -247,7 +255,11 @@ fn shape(batch: &RecordBatch, columns: &[ScanColumn], schema: &SchemaRef, spec: 
             ScanColumn::File => batch.column(file).clone(),
             ScanColumn::Offset => batch.column(offset).clone(),
         };
-        let array = if array.data_type() == field.data_type() { array } else { arrow::compute::cast(&array, field.data_type())? };
+        let array = if array.data_type() == field.data_type() {
+            array
+        } else {
+            arrow::compute::cast(&array, field.data_type())?
+        };
         arrays.push(array);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -255,9 +267,13 @@ fn shape(batch: &RecordBatch, columns: &[ScanColumn], schema: &SchemaRef, spec: 
 }
 
 fn operations(codes: &ArrayRef) -> Result<ArrayRef> {
-    let codes =
-        codes.as_any().downcast_ref::<UInt8Array>().ok_or_else(|| Error::internal("operation codes are of the wrong type"))?;
-    Ok(Arc::new(codes.iter().map(|code| code.map(|code| if code == 0 { "INSERT" } else { "UPDATE" })).collect::<StringArray>()))
+    let codes = codes
+        .as_any()
+        .downcast_ref::<UInt8Array>()
+        .ok_or_else(|| Error::internal("operation codes are of the wrong type"))?;
+    Ok(Arc::new(
+        codes.iter().map(|code| code.map(|code| if code == 0 { "INSERT" } else { "UPDATE" })).collect::<StringArray>(),
+    ))
 }
 
 impl fmt::Debug for ScanExec {
@@ -270,7 +286,9 @@ impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
         match &self.access {
-            Access::Partitions(partitions) => write!(f, "Scan {}: partitions={}", self.entry.def.name, partitions.len())?,
+            Access::Partitions(partitions) => {
+                write!(f, "Scan {}: partitions={}", self.entry.def.name, partitions.len())?
+            }
             Access::Keys(keys) => write!(f, "Key Lookup {}: keys={}", self.entry.def.name, keys.len())?,
             Access::Index { index, prefixes, .. } => {
                 write!(f, "Index Lookup {} using {}: values={}", self.entry.def.name, index.def.name, prefixes.len())?;

@@ -102,7 +102,8 @@ fn exact_literal(literal: &ScalarValue, data_type: &DataType) -> Option<ArrayRef
         return None;
     }
     let same = match (literal.data_type(), data_type) {
-        (DataType::Utf8View | DataType::LargeUtf8, DataType::Utf8) | (DataType::BinaryView | DataType::LargeBinary, DataType::Binary) => true,
+        (DataType::Utf8View | DataType::LargeUtf8, DataType::Utf8)
+        | (DataType::BinaryView | DataType::LargeBinary, DataType::Binary) => true,
         (DataType::Timestamp(a, Some(_)), DataType::Timestamp(b, Some(_))) => a == *b,
         (given, wanted) => given == *wanted,
     };

@@ -15,10 +15,10 @@ use storage::{ScanSpec, SystemColumns, TableView};
 
 use super::exec::{Access, ScanExec};
 use super::filter;
-use crate::{Error, Result};
 use crate::catalog::TableEntry;
 use crate::progress::Progress;
 use crate::transaction::Reader;
+use crate::{Error, Result};
 
 /// An index is asked when it leaves at most one row in this many.
 const INDEX_SELECTIVITY: usize = 20;
@@ -105,7 +105,8 @@ impl LatticeTable {
 
     fn statistics_of(&self, columns: &[ScanColumn]) -> Statistics {
         let count = self.view.row_count();
-        let precise = |value: usize, exact: bool| if exact { Precision::Exact(value) } else { Precision::Inexact(value) };
+        let precise =
+            |value: usize, exact: bool| if exact { Precision::Exact(value) } else { Precision::Inexact(value) };
         let column_statistics: Vec<ColumnStatistics> = columns
             .iter()
             .map(|column| {
@@ -114,9 +115,12 @@ impl LatticeTable {
                 };
                 let known = self.view.column_statistics(*position);
                 let scalar = |array: &Option<arrow::array::ArrayRef>| {
-                    array.as_ref().and_then(|array| ScalarValue::try_from_array(array, 0).ok()).map_or(Precision::Absent, |value| {
-                        if known.exact { Precision::Exact(value) } else { Precision::Inexact(value) }
-                    })
+                    array.as_ref().and_then(|array| ScalarValue::try_from_array(array, 0).ok()).map_or(
+                        Precision::Absent,
+                        |value| {
+                            if known.exact { Precision::Exact(value) } else { Precision::Inexact(value) }
+                        },
+                    )
                 };
                 let mut statistics = ColumnStatistics::new_unknown();
                 statistics.min_value = scalar(&known.min);
@@ -141,7 +145,9 @@ impl LatticeTable {
 
     fn width(&self, column: ScanColumn) -> usize {
         match column {
-            ScanColumn::Stored(position) => self.shape.entry.types[position].data_type().primitive_width().unwrap_or(24),
+            ScanColumn::Stored(position) => {
+                self.shape.entry.types[position].data_type().primitive_width().unwrap_or(24)
+            }
             _ => 8,
         }
     }
@@ -218,11 +224,16 @@ fn is_whole_range(statistics: &ColumnStatistics) -> bool {
     let ends = (statistics.min_value.get_value(), statistics.max_value.get_value());
     match ends {
         (Some(ScalarValue::Int64(Some(min))), Some(ScalarValue::Int64(Some(max))))
-        | (Some(ScalarValue::TimestampMicrosecond(Some(min), _)), Some(ScalarValue::TimestampMicrosecond(Some(max), _))) => {
-            max.checked_sub(*min).is_none()
+        | (
+            Some(ScalarValue::TimestampMicrosecond(Some(min), _)),
+            Some(ScalarValue::TimestampMicrosecond(Some(max), _)),
+        ) => max.checked_sub(*min).is_none(),
+        (Some(ScalarValue::Float64(Some(min))), Some(ScalarValue::Float64(Some(max)))) => {
+            !min.is_finite() || !max.is_finite()
         }
-        (Some(ScalarValue::Float64(Some(min))), Some(ScalarValue::Float64(Some(max)))) => !min.is_finite() || !max.is_finite(),
-        (Some(ScalarValue::Float32(Some(min))), Some(ScalarValue::Float32(Some(max)))) => !min.is_finite() || !max.is_finite(),
+        (Some(ScalarValue::Float32(Some(min))), Some(ScalarValue::Float32(Some(max)))) => {
+            !min.is_finite() || !max.is_finite()
+        }
         _ => false,
     }
 }
@@ -250,7 +261,11 @@ impl TableProvider for LatticeTable {
         Ok(filters
             .iter()
             .map(|filter| {
-                if filter::is_simple(filter, &locate) { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
+                if filter::is_simple(filter, &locate) {
+                    TableProviderFilterPushDown::Inexact
+                } else {
+                    TableProviderFilterPushDown::Unsupported
+                }
             })
             .collect())
     }
@@ -300,7 +315,8 @@ impl TableProvider for LatticeTable {
         spec.limit = limit.filter(|_| filters.is_empty());
         let statistics = self.statistics_of(&columns);
         let statistics = if filters.is_empty() { statistics } else { statistics.to_inexact() };
-        let scan = ScanExec::new(self.shape.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics);
+        let scan =
+            ScanExec::new(self.shape.entry.clone(), self.view.clone(), access, columns, schema, spec, statistics);
         if let Some(progress) = state.config().get_extension::<Progress>() {
             progress.expect(scan.rows() as u64);
         }

@@ -65,8 +65,15 @@ pub struct Opened {
 enum Content {
     /// One row by its key was cheaper to read than to plan.
     Read(Vec<RecordBatch>),
-    Whole { plan: RunnablePlan, taken: AtomicBool, rows: Option<usize> },
-    Shared { plan: RunnablePlan, shares: usize },
+    Whole {
+        plan: RunnablePlan,
+        taken: AtomicBool,
+        rows: Option<usize>,
+    },
+    Shared {
+        plan: RunnablePlan,
+        shares: usize,
+    },
 }
 
 impl std::fmt::Debug for Opened {
@@ -160,7 +167,11 @@ impl SessionInner {
             }
             Some(announced) => {
                 // Without the kept plan, a value that does not fit its parameter's type has been planned for.
-                let changed = announced.fields().iter().zip(form.schema().fields()).find(|(then, now)| then.data_type() != now.data_type());
+                let changed = announced
+                    .fields()
+                    .iter()
+                    .zip(form.schema().fields())
+                    .find(|(then, now)| then.data_type() != now.data_type());
                 if let (Some((then, now)), None) = (changed, &scope.slot) {
                     let text = format!(
                         "a parameter's value makes the column \"{}\" {}, which was announced as {}",
@@ -168,8 +179,9 @@ impl SessionInner {
                         now.data_type(),
                         then.data_type()
                     );
-                    return Err(Error::state(SqlState::DATATYPE_MISMATCH, text)
-                        .with_hint("cast the parameter in the statement to the type its values have, as in $1::numeric"));
+                    return Err(Error::state(SqlState::DATATYPE_MISMATCH, text).with_hint(
+                        "cast the parameter in the statement to the type its values have, as in $1::numeric",
+                    ));
                 }
                 ClientForm::announced(announced)
             }
@@ -272,7 +284,10 @@ impl Session {
         let moment = at.unwrap_or_else(|| self.newest());
         if moment.snapshot > store.now() {
             // Nobody got such a moment from this database, or it was restored to an earlier one.
-            return Err(Error::state(SqlState::INVALID_CURSOR_NAME, "the result's moment lies after everything this database knows"));
+            return Err(Error::state(
+                SqlState::INVALID_CURSOR_NAME,
+                "the result's moment lies after everything this database knows",
+            ));
         }
         let now = DateTime::from_timestamp_micros(moment.now_us)
             .ok_or_else(|| Error::state(SqlState::INVALID_CURSOR_NAME, "the result's moment is out of range"))?;

@@ -154,7 +154,10 @@ impl Session {
             };
         }
         // What the last statement reads was pinned when it was planned, so its rows outlive the transaction.
-        implicit.commit().await.map_err(|error| error.with_detail("The script's statements were rolled back together."))?;
+        implicit
+            .commit()
+            .await
+            .map_err(|error| error.with_detail("The script's statements were rolled back together."))?;
         Ok(last)
     }
 

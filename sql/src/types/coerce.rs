@@ -30,7 +30,9 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::expr::{Between, Case, Cast, InList, Placeholder, ScalarFunction, TryCast, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::expr::{
+    Between, Case, Cast, InList, Placeholder, ScalarFunction, TryCast, WindowFunction, WindowFunctionParams,
+};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, ScalarUDF, WindowFunctionDefinition, lit};
@@ -68,7 +70,10 @@ fn is_text(data_type: &DataType) -> bool {
 
 /// A literal text, which may stand for a value of another type.
 fn is_text_literal(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(ScalarValue::Utf8(Some(_)) | ScalarValue::Utf8View(Some(_)) | ScalarValue::LargeUtf8(Some(_)), _))
+    matches!(
+        expr,
+        Expr::Literal(ScalarValue::Utf8(Some(_)) | ScalarValue::Utf8View(Some(_)) | ScalarValue::LargeUtf8(Some(_)), _)
+    )
 }
 
 /// Whether a division is one of numerics: one side is, the other is or is an integer.
@@ -188,10 +193,19 @@ impl ExprPlanner for Operators {
             },
             WindowFunctionDefinition::AggregateUDF(_) => return Ok(PlannerResult::Original(raw)),
         };
-        let RawWindowExpr { func_def, args, partition_by, order_by, window_frame, filter, null_treatment, distinct } = raw;
+        let RawWindowExpr { func_def, args, partition_by, order_by, window_frame, filter, null_treatment, distinct } =
+            raw;
         let window = WindowFunction {
             fun: func_def,
-            params: WindowFunctionParams { args, partition_by, order_by, window_frame, filter, null_treatment, distinct },
+            params: WindowFunctionParams {
+                args,
+                partition_by,
+                order_by,
+                window_frame,
+                filter,
+                null_treatment,
+                distinct,
+            },
         };
         let name = Expr::WindowFunction(Box::new(window.clone())).schema_name().to_string();
         let cast = Expr::Cast(Cast::new(Box::new(Expr::WindowFunction(Box::new(window))), target));
@@ -221,19 +235,23 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
     }
     // A parameter beside an interval is a number.
     if matches!(op, Sql::Multiply | Sql::Divide) {
-        let is_interval = |expr: &Expr| field(expr, schema).is_some_and(|field| matches!(field.data_type(), DataType::Interval(_)));
+        let is_interval =
+            |expr: &Expr| field(expr, schema).is_some_and(|field| matches!(field.data_type(), DataType::Interval(_)));
         if let (Some(number), true) = (untyped(left), is_interval(right) && matches!(op, Sql::Multiply)) {
             return Some(call(&datetime::INTERVAL_MULTIPLY, vec![right.clone(), number]));
         }
         if let (true, Some(number)) = (is_interval(left), untyped(right)) {
-            let function = if matches!(op, Sql::Multiply) { &datetime::INTERVAL_MULTIPLY } else { &datetime::INTERVAL_DIVIDE };
+            let function =
+                if matches!(op, Sql::Multiply) { &datetime::INTERVAL_MULTIPLY } else { &datetime::INTERVAL_DIVIDE };
             return Some(call(function, vec![left.clone(), number]));
         }
     }
     let (left_field, right_field) = (field(left, schema)?, field(right, schema)?);
     let (left_type, right_type) = (left_field.data_type(), right_field.data_type());
     let is_json = |field: &FieldRef| spec(field).is_some_and(|spec| spec.is_json());
-    let is_list = |data_type: &DataType| matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..));
+    let is_list = |data_type: &DataType| {
+        matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..))
+    };
     match op {
         Sql::Eq | Sql::NotEq | Sql::Lt | Sql::LtEq | Sql::Gt | Sql::GtEq => {
             let (left, right) = unify(left, right, schema)?;
@@ -241,10 +259,14 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
         }
         Sql::Divide if divides_numerics(left_type, right_type) => Some(call(&math::NUMERIC_DIVIDE, both())),
         Sql::PGOverlap if is_list(left_type) || is_list(right_type) => Some(call(&arrays::OVERLAP, both())),
-        Sql::AtArrow if is_json(&left_field) || is_json(&right_field) || (is_text(left_type) && is_text(right_type)) => {
+        Sql::AtArrow
+            if is_json(&left_field) || is_json(&right_field) || (is_text(left_type) && is_text(right_type)) =>
+        {
             Some(call(&json::CONTAINS, both()))
         }
-        Sql::ArrowAt if is_json(&left_field) || is_json(&right_field) || (is_text(left_type) && is_text(right_type)) => {
+        Sql::ArrowAt
+            if is_json(&left_field) || is_json(&right_field) || (is_text(left_type) && is_text(right_type)) =>
+        {
             Some(call(&json::CONTAINS, vec![right.clone(), left.clone()]))
         }
         Sql::StringConcat if is_json(&left_field) && (is_json(&right_field) || is_text_literal(right)) => {
@@ -270,11 +292,15 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
             Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left.clone()), op, Box::new(right))))
         }
         // A date moves by days.
-        Sql::Plus if matches!(left_type, DataType::Date32) && right_type.is_integer() => Some(call(&datetime::DATE_ADD, both())),
+        Sql::Plus if matches!(left_type, DataType::Date32) && right_type.is_integer() => {
+            Some(call(&datetime::DATE_ADD, both()))
+        }
         Sql::Plus if left_type.is_integer() && matches!(right_type, DataType::Date32) => {
             Some(call(&datetime::DATE_ADD, vec![right.clone(), left.clone()]))
         }
-        Sql::Minus if matches!(left_type, DataType::Date32) && right_type.is_integer() => Some(call(&datetime::DATE_SUBTRACT, both())),
+        Sql::Minus if matches!(left_type, DataType::Date32) && right_type.is_integer() => {
+            Some(call(&datetime::DATE_SUBTRACT, both()))
+        }
         Sql::Minus if matches!((left_type, right_type), (DataType::Date32, DataType::Date32)) => {
             Some(call(&datetime::DATE_DIFFERENCE, both()))
         }
@@ -291,11 +317,15 @@ fn operator(raw: &RawBinaryExpr, schema: &DFSchema) -> Option<Expr> {
         Sql::Plus if matches!((left_type, right_type), (DataType::Date32, DataType::Time64(_))) => {
             Some(call(&datetime::DATE_TIME, both()))
         }
-        Sql::Multiply if is_interval(left_type) && is_number(right_type) => Some(call(&datetime::INTERVAL_MULTIPLY, both())),
+        Sql::Multiply if is_interval(left_type) && is_number(right_type) => {
+            Some(call(&datetime::INTERVAL_MULTIPLY, both()))
+        }
         Sql::Multiply if is_number(left_type) && is_interval(right_type) => {
             Some(call(&datetime::INTERVAL_MULTIPLY, vec![right.clone(), left.clone()]))
         }
-        Sql::Divide if is_interval(left_type) && is_number(right_type) => Some(call(&datetime::INTERVAL_DIVIDE, both())),
+        Sql::Divide if is_interval(left_type) && is_number(right_type) => {
+            Some(call(&datetime::INTERVAL_DIVIDE, both()))
+        }
         _ => None,
     }
 }
@@ -447,15 +477,18 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
             let mut changed = false;
             let when_then_expr = when_then_expr
                 .iter()
-                .map(|(when, then)| match field(when, schema).and_then(|when_field| reads_as(when, &when_field, &own)) {
-                    Some(read) => {
-                        changed = true;
-                        (Box::new(read), then.clone())
+                .map(|(when, then)| {
+                    match field(when, schema).and_then(|when_field| reads_as(when, &when_field, &own)) {
+                        Some(read) => {
+                            changed = true;
+                            (Box::new(read), then.clone())
+                        }
+                        None => (when.clone(), then.clone()),
                     }
-                    None => (when.clone(), then.clone()),
                 })
                 .collect();
-            changed.then(|| Expr::Case(Case { expr: Some(operand.clone()), when_then_expr, else_expr: else_expr.clone() }))
+            changed
+                .then(|| Expr::Case(Case { expr: Some(operand.clone()), when_then_expr, else_expr: else_expr.clone() }))
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) if matches!(func.name(), "concat" | "concat_ws") => {
             let mut changed = false;
@@ -471,9 +504,14 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
                 .collect();
             changed.then(|| call_udf(Arc::clone(func), args))
         }
-        Expr::ScalarFunction(ScalarFunction { func, args }) if matches!(func.name(), "ceil" | "floor") && args.len() == 1 => {
+        Expr::ScalarFunction(ScalarFunction { func, args })
+            if matches!(func.name(), "ceil" | "floor") && args.len() == 1 =>
+        {
             let DataType::Decimal128(..) = args[0].get_type(schema).ok()? else { return None };
-            Some(call(if func.name() == "ceil" { &convert::CEIL_DECIMAL } else { &convert::FLOOR_DECIMAL }, args.clone()))
+            Some(call(
+                if func.name() == "ceil" { &convert::CEIL_DECIMAL } else { &convert::FLOOR_DECIMAL },
+                args.clone(),
+            ))
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "round" && args.len() == 1 => {
             args[0].get_type(schema).ok()?.is_floating().then(|| call(&convert::ROUND_EVEN, args.clone()))
@@ -486,7 +524,9 @@ fn coerce(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
 fn is_small(expr: &Expr, data_type: &DataType) -> bool {
     match expr {
         Expr::Literal(ScalarValue::Int64(Some(value)), _) => i32::try_from(*value).is_ok(),
-        _ => matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16),
+        _ => {
+            matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16)
+        }
     }
 }
 
@@ -531,7 +571,9 @@ fn cast(inner: &Expr, target: &FieldRef, schema: &DFSchema) -> Option<Expr> {
     if wanted.is_text() {
         return match (printed(inner, from), wanted.length()) {
             (Some(text), Some(length)) => Some(shortened(text, length)),
-            (None, Some(length)) => Some(shortened(Expr::Cast(Cast::new(Box::new(inner.clone()), DataType::Utf8)), length)),
+            (None, Some(length)) => {
+                Some(shortened(Expr::Cast(Cast::new(Box::new(inner.clone()), DataType::Utf8)), length))
+            }
             (text, None) => text,
         };
     }

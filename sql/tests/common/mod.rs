@@ -101,8 +101,11 @@ pub(crate) fn text(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("∅");
     let mut lines = Vec::new();
     for batch in batches {
-        let columns: Vec<ArrayFormatter<'_>> =
-            batch.columns().iter().map(|array| ArrayFormatter::try_new(array, &options).expect("a printable type")).collect();
+        let columns: Vec<ArrayFormatter<'_>> = batch
+            .columns()
+            .iter()
+            .map(|array| ArrayFormatter::try_new(array, &options).expect("a printable type"))
+            .collect();
         for row in 0..batch.num_rows() {
             lines.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
         }

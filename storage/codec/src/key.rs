@@ -19,12 +19,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, BooleanBufferBuilder,
-    FixedSizeBinaryArray, NullBufferBuilder, PrimitiveArray, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, NullBufferBuilder,
+    PrimitiveArray, RecordBatch, StringArray,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
@@ -67,36 +67,21 @@ impl KeyCodec {
                 ))
             })?;
             check_key_type(&column.data_type)?;
-            parts.push(Part {
-                position,
-                name: column.name.clone(),
-                data_type: column.data_type.clone(),
-            });
+            parts.push(Part { position, name: column.name.clone(), data_type: column.data_type.clone() });
         }
         if parts.is_empty() {
-            return Err(Error::Mismatch(format!(
-                "table {} has no key",
-                schema.table
-            )));
+            return Err(Error::Mismatch(format!("table {} has no key", schema.table)));
         }
-        Ok(Self {
-            parts: parts.into(),
-        })
+        Ok(Self { parts: parts.into() })
     }
 
     /// A codec for keys of these types, whose columns are the first ones of a row.
     pub fn of_types(types: &[DataType]) -> Result<Self> {
         let parts = types.iter().enumerate().map(|(position, data_type)| {
             check_key_type(data_type)?;
-            Ok(Part {
-                position,
-                name: format!("key {position}"),
-                data_type: data_type.clone(),
-            })
+            Ok(Part { position, name: format!("key {position}"), data_type: data_type.clone() })
         });
-        Ok(Self {
-            parts: parts.collect::<Result<Vec<_>>>()?.into(),
-        })
+        Ok(Self { parts: parts.collect::<Result<Vec<_>>>()?.into() })
     }
 
     /// How many columns the key has.
@@ -122,11 +107,7 @@ impl KeyCodec {
     /// Encodes keys from the key columns alone, in key order.
     pub fn keys_of_columns(&self, columns: &[ArrayRef]) -> Result<Vec<RowKey>> {
         if columns.len() != self.parts.len() {
-            return Err(Error::Mismatch(format!(
-                "a key of {} columns, given {}",
-                self.parts.len(),
-                columns.len()
-            )));
+            return Err(Error::Mismatch(format!("a key of {} columns, given {}", self.parts.len(), columns.len())));
         }
         encode(&self.parts, columns)
     }
@@ -136,30 +117,17 @@ impl KeyCodec {
     pub fn encode_prefix(&self, columns: &[ArrayRef]) -> Result<Vec<RowKey>> {
         match self.parts.get(..columns.len()) {
             Some(parts) if !parts.is_empty() => encode(parts, columns),
-            _ => Err(Error::Mismatch(format!(
-                "a prefix of {} columns of a key of {}",
-                columns.len(),
-                self.parts.len()
-            ))),
+            _ => {
+                Err(Error::Mismatch(format!("a prefix of {} columns of a key of {}", columns.len(), self.parts.len())))
+            }
         }
     }
 
     /// Decodes keys back to their columns, in key order.
     pub fn decode(&self, keys: &[RowKey]) -> Result<Vec<ArrayRef>> {
-        let mut cursor = Cursor {
-            keys,
-            at: vec![0; keys.len()],
-        };
-        let columns = self
-            .parts
-            .iter()
-            .map(|part| cursor.column(&part.data_type))
-            .collect::<Result<Vec<_>>>()?;
-        match keys
-            .iter()
-            .zip(&cursor.at)
-            .find(|(key, at)| key.as_bytes().len() != **at)
-        {
+        let mut cursor = Cursor { keys, at: vec![0; keys.len()] };
+        let columns = self.parts.iter().map(|part| cursor.column(&part.data_type)).collect::<Result<Vec<_>>>()?;
+        match keys.iter().zip(&cursor.at).find(|(key, at)| key.as_bytes().len() != **at) {
             Some((key, at)) => Err(Error::Corrupt(format!("key {key:?} ends at {at}"))),
             None => Ok(columns),
         }
@@ -211,11 +179,7 @@ impl KeyCodec {
 
     /// The positions of keys in ascending order; equal keys keep their order.
     pub fn sort_indices(keys: &[RowKey]) -> Vec<u32> {
-        let mut order: Vec<(u64, u32)> = keys
-            .iter()
-            .zip(0u32..)
-            .map(|(key, at)| (head(key), at))
-            .collect();
+        let mut order: Vec<(u64, u32)> = keys.iter().zip(0u32..).map(|(key, at)| (head(key), at)).collect();
         if !Self::is_sorted(keys) {
             // Most comparisons are decided by the first bytes, which lie side by side here.
             order.sort_unstable_by(|left, right| {
@@ -253,9 +217,7 @@ fn key_width(data_type: &DataType) -> Option<usize> {
         DataType::Boolean => Some(1),
         DataType::Int16 => Some(2),
         DataType::Int32 | DataType::Float32 | DataType::Date32 => Some(4),
-        DataType::Int64 | DataType::Float64 | DataType::Time64(_) | DataType::Timestamp(_, _) => {
-            Some(8)
-        }
+        DataType::Int64 | DataType::Float64 | DataType::Time64(_) | DataType::Timestamp(_, _) => Some(8),
         DataType::Decimal128(_, _) | DataType::FixedSizeBinary(_) => Some(16),
         _ => None,
     }
@@ -286,12 +248,7 @@ fn order_f32(value: f32) -> [u8; 4] {
         value
     };
     let bits = value.to_bits();
-    (if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits ^ 1 << 31
-    })
-    .to_be_bytes()
+    (if bits >> 31 == 1 { !bits } else { bits ^ 1 << 31 }).to_be_bytes()
 }
 
 fn order_f64(value: f64) -> [u8; 8] {
@@ -303,12 +260,7 @@ fn order_f64(value: f64) -> [u8; 8] {
         value
     };
     let bits = value.to_bits();
-    (if bits >> 63 == 1 {
-        !bits
-    } else {
-        bits ^ 1 << 63
-    })
-    .to_be_bytes()
+    (if bits >> 63 == 1 { !bits } else { bits ^ 1 << 63 }).to_be_bytes()
 }
 
 fn value_i16(bytes: [u8; 2]) -> i16 {
@@ -329,71 +281,37 @@ fn value_i128(bytes: [u8; 16]) -> i128 {
 
 fn value_f32(bytes: [u8; 4]) -> f32 {
     let bits = u32::from_be_bytes(bytes);
-    f32::from_bits(if bits >> 31 == 0 {
-        !bits
-    } else {
-        bits ^ 1 << 31
-    })
+    f32::from_bits(if bits >> 31 == 0 { !bits } else { bits ^ 1 << 31 })
 }
 
 fn value_f64(bytes: [u8; 8]) -> f64 {
     let bits = u64::from_be_bytes(bytes);
-    f64::from_bits(if bits >> 63 == 0 {
-        !bits
-    } else {
-        bits ^ 1 << 63
-    })
+    f64::from_bits(if bits >> 63 == 0 { !bits } else { bits ^ 1 << 63 })
 }
 
 fn encode(parts: &[Part], columns: &[ArrayRef]) -> Result<Vec<RowKey>> {
     let rows = columns.first().map_or(0, |column| column.len());
     if let Some(other) = columns.iter().find(|column| column.len() != rows) {
-        return Err(Error::Mismatch(format!(
-            "key columns of {rows} and {} rows",
-            other.len()
-        )));
+        return Err(Error::Mismatch(format!("key columns of {rows} and {} rows", other.len())));
     }
     let columns = columns
         .iter()
         .zip(parts)
-        .map(|(column, part)| {
-            conform(column, &part.data_type, || {
-                format!("key column {}", part.name)
-            })
-        })
+        .map(|(column, part)| conform(column, &part.data_type, || format!("key column {}", part.name)))
         .collect::<Result<Vec<_>>>()?;
-    let typed = || {
-        columns
-            .iter()
-            .zip(parts)
-            .map(|(column, part)| (column.as_ref(), &part.data_type))
-    };
+    let typed = || columns.iter().zip(parts).map(|(column, part)| (column.as_ref(), &part.data_type));
 
-    let fixed_bytes: usize = parts
-        .iter()
-        .filter_map(|part| key_width(&part.data_type))
-        .map(|width| width + 1)
-        .sum();
+    let fixed_bytes: usize = parts.iter().filter_map(|part| key_width(&part.data_type)).map(|width| width + 1).sum();
     let mut lengths = vec![fixed_bytes; rows];
     for (column, data_type) in typed() {
         match data_type {
             DataType::Utf8 => {
                 let column = column.as_string::<i32>();
-                add_text_lengths(
-                    &mut lengths,
-                    column.value_offsets(),
-                    column.value_data(),
-                    nulls_of(column),
-                );
+                add_text_lengths(&mut lengths, column.value_offsets(), column.value_data(), nulls_of(column));
             }
             DataType::Binary => {
                 let column = column.as_binary::<i32>();
-                add_text_lengths(
-                    &mut lengths,
-                    column.value_offsets(),
-                    column.value_data(),
-                    nulls_of(column),
-                );
+                add_text_lengths(&mut lengths, column.value_offsets(), column.value_data(), nulls_of(column));
             }
             _ => {}
         }
@@ -404,19 +322,13 @@ fn encode(parts: &[Part], columns: &[ArrayRef]) -> Result<Vec<RowKey>> {
         starts.push(end);
         end += length;
     }
-    let mut target = Target {
-        buffer: vec![0; end],
-        at: starts.clone(),
-    };
+    let mut target = Target { buffer: vec![0; end], at: starts.clone() };
     starts.push(end);
     for (column, data_type) in typed() {
         target.column(column, data_type)?;
     }
     let buffer = Bytes::from(target.buffer);
-    Ok(starts
-        .windows(2)
-        .map(|pair| RowKey(buffer.slice(pair[0]..pair[1])))
-        .collect())
+    Ok(starts.windows(2).map(|pair| RowKey(buffer.slice(pair[0]..pair[1]))).collect())
 }
 
 fn nulls_of(array: &dyn Array) -> Option<&NullBuffer> {
@@ -470,9 +382,7 @@ impl Target {
             DataType::Date32 => self.native::<Date32Type, 4>(column, order_i32),
             DataType::Int64 => self.native::<Int64Type, 8>(column, order_i64),
             DataType::Time64(_) => self.native::<Time64MicrosecondType, 8>(column, order_i64),
-            DataType::Timestamp(_, _) => {
-                self.native::<TimestampMicrosecondType, 8>(column, order_i64)
-            }
+            DataType::Timestamp(_, _) => self.native::<TimestampMicrosecondType, 8>(column, order_i64),
             DataType::Float32 => self.native::<Float32Type, 4>(column, order_f32),
             DataType::Float64 => self.native::<Float64Type, 8>(column, order_f64),
             DataType::Decimal128(_, _) => self.native::<Decimal128Type, 16>(column, order_i128),
@@ -502,11 +412,7 @@ impl Target {
         self.fixed(nulls_of(column), |at| order(values[at]));
     }
 
-    fn fixed<const WIDTH: usize>(
-        &mut self,
-        nulls: Option<&NullBuffer>,
-        value: impl Fn(usize) -> [u8; WIDTH],
-    ) {
+    fn fixed<const WIDTH: usize>(&mut self, nulls: Option<&NullBuffer>, value: impl Fn(usize) -> [u8; WIDTH]) {
         for (number, at) in self.at.iter_mut().enumerate() {
             let out = &mut self.buffer[*at..*at + 1 + WIDTH];
             *at += 1 + WIDTH;
@@ -565,9 +471,7 @@ impl Cursor<'_> {
             DataType::Date32 => self.native::<Date32Type, 4>(data_type, value_i32),
             DataType::Int64 => self.native::<Int64Type, 8>(data_type, value_i64),
             DataType::Time64(_) => self.native::<Time64MicrosecondType, 8>(data_type, value_i64),
-            DataType::Timestamp(_, _) => {
-                self.native::<TimestampMicrosecondType, 8>(data_type, value_i64)
-            }
+            DataType::Timestamp(_, _) => self.native::<TimestampMicrosecondType, 8>(data_type, value_i64),
             DataType::Float32 => self.native::<Float32Type, 4>(data_type, value_f32),
             DataType::Float64 => self.native::<Float64Type, 8>(data_type, value_f64),
             DataType::Decimal128(_, _) => self.native::<Decimal128Type, 16>(data_type, value_i128),
@@ -577,19 +481,13 @@ impl Cursor<'_> {
                     values.extend_from_slice(&value.unwrap_or_default());
                     Ok(())
                 })?;
-                Ok(Arc::new(FixedSizeBinaryArray::try_new(
-                    UUID_BYTES,
-                    Buffer::from_vec(values),
-                    nulls,
-                )?))
+                Ok(Arc::new(FixedSizeBinaryArray::try_new(UUID_BYTES, Buffer::from_vec(values), nulls)?))
             }
             DataType::Utf8 => {
                 let (ends, values, nulls) = self.texts()?;
                 match StringArray::try_new(ends, values, nulls) {
                     Ok(array) => Ok(Arc::new(array)),
-                    Err(error) => Err(Error::Corrupt(format!(
-                        "text in a key is not UTF-8: {error}"
-                    ))),
+                    Err(error) => Err(Error::Corrupt(format!("text in a key is not UTF-8: {error}"))),
                 }
             }
             DataType::Binary => {
@@ -617,9 +515,7 @@ impl Cursor<'_> {
     fn booleans(&mut self) -> Result<ArrayRef> {
         let mut values = BooleanBufferBuilder::new(self.keys.len());
         let nulls = self.fixed::<1>(|value| match value {
-            Some([bit]) if bit > 1 => {
-                Err(Error::Corrupt(format!("boolean of value {bit} in a key")))
-            }
+            Some([bit]) if bit > 1 => Err(Error::Corrupt(format!("boolean of value {bit} in a key"))),
             other => {
                 values.append(other == Some([1]));
                 Ok(())
@@ -636,9 +532,7 @@ impl Cursor<'_> {
         for (key, at) in self.keys.iter().zip(&mut self.at) {
             let bytes = key.as_bytes();
             let (valid, rest) = tag(bytes, *at)?;
-            let value = rest
-                .first_chunk::<WIDTH>()
-                .ok_or_else(|| too_short(bytes))?;
+            let value = rest.first_chunk::<WIDTH>().ok_or_else(|| too_short(bytes))?;
             *at += 1 + WIDTH;
             nulls.append(valid);
             push(valid.then_some(*value))?;
@@ -656,14 +550,9 @@ impl Cursor<'_> {
             let (valid, mut rest) = tag(bytes, *at)?;
             nulls.append(valid);
             while valid {
-                let zero = rest
-                    .iter()
-                    .position(|&byte| byte == 0)
-                    .ok_or_else(|| too_short(bytes))?;
+                let zero = rest.iter().position(|&byte| byte == 0).ok_or_else(|| too_short(bytes))?;
                 values.extend_from_slice(&rest[..zero]);
-                let (pair, after) = rest[zero..]
-                    .split_first_chunk::<2>()
-                    .ok_or_else(|| too_short(bytes))?;
+                let (pair, after) = rest[zero..].split_first_chunk::<2>().ok_or_else(|| too_short(bytes))?;
                 rest = after;
                 match *pair {
                     TEXT_END => break,
@@ -672,15 +561,12 @@ impl Cursor<'_> {
                 }
             }
             *at = bytes.len() - rest.len();
-            ends.push(i32::try_from(values.len()).map_err(|_| {
-                Error::TooLarge("key texts of more than 2 GiB in one batch".into())
-            })?);
+            ends.push(
+                i32::try_from(values.len())
+                    .map_err(|_| Error::TooLarge("key texts of more than 2 GiB in one batch".into()))?,
+            );
         }
-        Ok((
-            OffsetBuffer::new(ScalarBuffer::from(ends)),
-            Buffer::from_vec(values),
-            nulls.finish(),
-        ))
+        Ok((OffsetBuffer::new(ScalarBuffer::from(ends)), Buffer::from_vec(values), nulls.finish()))
     }
 }
 

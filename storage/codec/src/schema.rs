@@ -56,30 +56,15 @@ pub struct StoredSchema {
 
 impl StoredSchema {
     /// Builds the schema and its Arrow form, whose fields are named `c{id}`.
-    pub fn new(
-        table: TableId,
-        version: SchemaVersion,
-        columns: Vec<StoredColumn>,
-        key: Vec<usize>,
-    ) -> Self {
+    pub fn new(table: TableId, version: SchemaVersion, columns: Vec<StoredColumn>, key: Vec<usize>) -> Self {
         let fields: Vec<Field> = columns
             .iter()
             .map(|column| {
-                Field::new(
-                    format!("c{}", column.id),
-                    column.data_type.clone(),
-                    column.nullable || column.dropped,
-                )
+                Field::new(format!("c{}", column.id), column.data_type.clone(), column.nullable || column.dropped)
             })
             .collect();
         let arrow = Arc::new(Schema::new(fields));
-        Self {
-            table,
-            version,
-            columns,
-            key,
-            arrow,
-        }
+        Self { table, version, columns, key, arrow }
     }
 
     /// The Arrow schema of whole rows.
@@ -98,10 +83,7 @@ impl StoredSchema {
         for (at, column) in self.columns.iter().enumerate() {
             check_storable(&column.data_type)?;
             if self.position(column.id) != Some(at) {
-                return Err(Error::Mismatch(format!(
-                    "table {} has column id {} twice",
-                    self.table, column.id
-                )));
+                return Err(Error::Mismatch(format!("table {} has column id {} twice", self.table, column.id)));
             }
         }
         if self.key.is_empty() {
@@ -109,9 +91,7 @@ impl StoredSchema {
         }
         for (at, position) in self.key.iter().enumerate() {
             match self.columns.get(*position) {
-                Some(column) if !self.key[..at].contains(position) => {
-                    check_key_type(&column.data_type)?
-                }
+                Some(column) if !self.key[..at].contains(position) => check_key_type(&column.data_type)?,
                 _ => {
                     return Err(Error::Mismatch(format!(
                         "key of table {} names position {position} wrongly",
@@ -125,17 +105,9 @@ impl StoredSchema {
 
     /// Appends the schema to a record.
     pub fn encode_to(&self, writer: &mut Writer) -> Result<()> {
-        writer
-            .u8(SCHEMA_FORMAT)
-            .u32(self.table.0)
-            .u32(self.version.0)
-            .length(self.columns.len());
+        writer.u8(SCHEMA_FORMAT).u32(self.table.0).u32(self.version.0).length(self.columns.len());
         for column in &self.columns {
-            writer
-                .u32(column.id.0)
-                .str(&column.name)
-                .bool(column.nullable)
-                .bool(column.dropped);
+            writer.u32(column.id.0).str(&column.name).bool(column.nullable).bool(column.dropped);
             encode_type(writer, &column.data_type)?;
             let missing = match &column.missing {
                 Some(value) => payload(value, &column.data_type)?,
@@ -156,9 +128,7 @@ impl StoredSchema {
     pub fn decode_from(reader: &mut Reader) -> Result<Self> {
         let format = reader.u8()?;
         if format != SCHEMA_FORMAT {
-            return Err(Error::Corrupt(format!(
-                "stored schema of format {format}, {SCHEMA_FORMAT} is known"
-            )));
+            return Err(Error::Corrupt(format!("stored schema of format {format}, {SCHEMA_FORMAT} is known")));
         }
         let (table, version) = (TableId(reader.u32()?), SchemaVersion(reader.u32()?));
         let count = reader.count(COLUMN_BYTES_MIN)?;
@@ -172,14 +142,7 @@ impl StoredSchema {
                 Some(bytes) => Some(from_payload(Some(&bytes), &data_type)?),
                 None => None,
             };
-            columns.push(StoredColumn {
-                id,
-                name,
-                data_type,
-                nullable,
-                dropped,
-                missing,
-            });
+            columns.push(StoredColumn { id, name, data_type, nullable, dropped, missing });
         }
         let count = reader.count(1)?;
         let mut key = Vec::with_capacity(count);
@@ -187,9 +150,7 @@ impl StoredSchema {
             key.push(reader.length()?);
         }
         let schema = Self::new(table, version, columns, key);
-        schema
-            .check()
-            .map_err(|error| Error::Corrupt(format!("stored schema: {error}")))?;
+        schema.check().map_err(|error| Error::Corrupt(format!("stored schema: {error}")))?;
         Ok(schema)
     }
 
@@ -210,8 +171,6 @@ impl StoredSchema {
 
     /// Whether rows are keyed by the hidden row id.
     pub fn has_hidden_key(&self) -> bool {
-        self.key
-            .first()
-            .is_some_and(|&at| self.columns[at].id == ROW_TS_COLUMN)
+        self.key.first().is_some_and(|&at| self.columns[at].id == ROW_TS_COLUMN)
     }
 }

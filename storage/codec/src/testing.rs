@@ -4,12 +4,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray,
-    PrimitiveArray, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray, StringArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, IntervalUnit, TimeUnit};
@@ -56,8 +55,7 @@ fn natives<T: ArrowPrimitiveType>(
     let data_type = data_type.clone();
     vec(prop::option::weighted(0.8, value), rows)
         .prop_map(move |values| {
-            Arc::new(PrimitiveArray::<T>::from_iter(values).with_data_type(data_type.clone()))
-                as ArrayRef
+            Arc::new(PrimitiveArray::<T>::from_iter(values).with_data_type(data_type.clone())) as ArrayRef
         })
         .boxed()
 }
@@ -69,119 +67,65 @@ fn integers(bits: u32) -> BoxedStrategy<i64> {
 
 fn texts() -> impl Strategy<Value = String> {
     // Zero, one and high characters next to common ones: that is where an escape goes wrong.
-    vec(
-        prop_oneof![
-            Just('\0'),
-            Just('\u{1}'),
-            Just('a'),
-            Just('b'),
-            Just('é'),
-            Just('\u{10ffff}')
-        ],
-        0..5,
-    )
-    .prop_map(|chars| chars.into_iter().collect())
+    vec(prop_oneof![Just('\0'), Just('\u{1}'), Just('a'), Just('b'), Just('é'), Just('\u{10ffff}')], 0..5)
+        .prop_map(|chars| chars.into_iter().collect())
 }
 
 /// A column of `rows` values, NULLs and the edges of the type among them.
 pub(crate) fn column(data_type: &DataType, rows: usize) -> BoxedStrategy<ArrayRef> {
     match data_type {
-        DataType::Boolean => vec(any::<Option<bool>>(), rows)
-            .prop_map(|values| Arc::new(BooleanArray::from(values)) as ArrayRef)
-            .boxed(),
-        DataType::Int16 => {
-            natives::<Int16Type>(data_type, rows, integers(16).prop_map(|value| value as i16))
+        DataType::Boolean => {
+            vec(any::<Option<bool>>(), rows).prop_map(|values| Arc::new(BooleanArray::from(values)) as ArrayRef).boxed()
         }
-        DataType::Int32 => {
-            natives::<Int32Type>(data_type, rows, integers(32).prop_map(|value| value as i32))
-        }
-        DataType::Date32 => {
-            natives::<Date32Type>(data_type, rows, integers(32).prop_map(|value| value as i32))
-        }
+        DataType::Int16 => natives::<Int16Type>(data_type, rows, integers(16).prop_map(|value| value as i16)),
+        DataType::Int32 => natives::<Int32Type>(data_type, rows, integers(32).prop_map(|value| value as i32)),
+        DataType::Date32 => natives::<Date32Type>(data_type, rows, integers(32).prop_map(|value| value as i32)),
         DataType::Int64 => natives::<Int64Type>(data_type, rows, integers(64)),
         DataType::Time64(_) => natives::<Time64MicrosecondType>(data_type, rows, integers(64)),
-        DataType::Timestamp(_, _) => {
-            natives::<TimestampMicrosecondType>(data_type, rows, integers(64))
-        }
+        DataType::Timestamp(_, _) => natives::<TimestampMicrosecondType>(data_type, rows, integers(64)),
         DataType::Float32 => {
-            let edges = [
-                0.0,
-                -0.0,
-                1.0,
-                -1.0,
-                f32::NAN,
-                -f32::NAN,
-                f32::INFINITY,
-                f32::NEG_INFINITY,
-                f32::MIN_POSITIVE,
-            ];
+            let edges =
+                [0.0, -0.0, 1.0, -1.0, f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE];
             natives::<Float32Type>(
                 data_type,
                 rows,
-                prop_oneof![
-                    prop::sample::select(edges.to_vec()),
-                    any::<u32>().prop_map(f32::from_bits)
-                ],
+                prop_oneof![prop::sample::select(edges.to_vec()), any::<u32>().prop_map(f32::from_bits)],
             )
         }
         DataType::Float64 => {
-            let edges = [
-                0.0,
-                -0.0,
-                1.0,
-                -1.0,
-                f64::NAN,
-                -f64::NAN,
-                f64::INFINITY,
-                f64::NEG_INFINITY,
-                f64::MIN_POSITIVE,
-            ];
+            let edges =
+                [0.0, -0.0, 1.0, -1.0, f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE];
             natives::<Float64Type>(
                 data_type,
                 rows,
-                prop_oneof![
-                    prop::sample::select(edges.to_vec()),
-                    any::<u64>().prop_map(f64::from_bits)
-                ],
+                prop_oneof![prop::sample::select(edges.to_vec()), any::<u64>().prop_map(f64::from_bits)],
             )
         }
         DataType::Decimal128(precision, _) if *precision <= 18 => {
             natives::<Decimal128Type>(data_type, rows, integers(50).prop_map(i128::from))
         }
-        DataType::Decimal128(_, _) => natives::<Decimal128Type>(
-            data_type,
-            rows,
-            prop_oneof![integers(64).prop_map(i128::from), any::<i128>()],
-        ),
+        DataType::Decimal128(_, _) => {
+            natives::<Decimal128Type>(data_type, rows, prop_oneof![integers(64).prop_map(i128::from), any::<i128>()])
+        }
         DataType::Interval(_) => natives::<IntervalMonthDayNanoType>(
             data_type,
             rows,
-            any::<(i32, i32, i64)>()
-                .prop_map(|(months, days, nanos)| IntervalMonthDayNano::new(months, days, nanos)),
+            any::<(i32, i32, i64)>().prop_map(|(months, days, nanos)| IntervalMonthDayNano::new(months, days, nanos)),
         ),
         DataType::Utf8 => vec(prop::option::weighted(0.8, texts()), rows)
             .prop_map(|values| Arc::new(StringArray::from_iter(values)) as ArrayRef)
             .boxed(),
-        DataType::Binary => vec(
-            prop::option::weighted(
-                0.8,
-                vec(prop_oneof![Just(0), Just(1), Just(0xff), any::<u8>()], 0..5),
-            ),
-            rows,
-        )
-        .prop_map(|values| Arc::new(BinaryArray::from_iter(values)) as ArrayRef)
-        .boxed(),
+        DataType::Binary => {
+            vec(prop::option::weighted(0.8, vec(prop_oneof![Just(0), Just(1), Just(0xff), any::<u8>()], 0..5)), rows)
+                .prop_map(|values| Arc::new(BinaryArray::from_iter(values)) as ArrayRef)
+                .boxed()
+        }
         DataType::FixedSizeBinary(width) => {
             let width = *width;
             vec(any::<Option<[u8; 16]>>(), rows)
                 .prop_map(move |values| {
-                    Arc::new(
-                        FixedSizeBinaryArray::try_from_sparse_iter_with_size(
-                            values.into_iter(),
-                            width,
-                        )
-                        .unwrap(),
-                    ) as ArrayRef
+                    Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values.into_iter(), width).unwrap())
+                        as ArrayRef
                 })
                 .boxed()
         }
@@ -190,11 +134,7 @@ pub(crate) fn column(data_type: &DataType, rows: usize) -> BoxedStrategy<ArrayRe
             vec((0..4usize, prop::bool::weighted(0.8)), rows)
                 .prop_flat_map(move |lists| {
                     let items = lists.iter().map(|(length, _)| length).sum();
-                    (
-                        Just(lists),
-                        column(field.data_type(), items),
-                        Just(field.clone()),
-                    )
+                    (Just(lists), column(field.data_type(), items), Just(field.clone()))
                 })
                 .prop_map(|(lists, items, field)| {
                     let ends = OffsetBuffer::from_lengths(lists.iter().map(|(length, _)| *length));
@@ -209,17 +149,8 @@ pub(crate) fn column(data_type: &DataType, rows: usize) -> BoxedStrategy<ArrayRe
 }
 
 /// Columns of the given types and one number of rows.
-pub(crate) fn columns(
-    types: Vec<DataType>,
-    rows: std::ops::Range<usize>,
-) -> BoxedStrategy<Vec<ArrayRef>> {
-    rows.prop_flat_map(move |rows| {
-        types
-            .iter()
-            .map(|data_type| column(data_type, rows))
-            .collect::<Vec<_>>()
-    })
-    .boxed()
+pub(crate) fn columns(types: Vec<DataType>, rows: std::ops::Range<usize>) -> BoxedStrategy<Vec<ArrayRef>> {
+    rows.prop_flat_map(move |rows| types.iter().map(|data_type| column(data_type, rows)).collect::<Vec<_>>()).boxed()
 }
 
 /// How two values compare, by rules that share nothing with the encoding: NULL last, `-0.0` equal to `0.0`, NaN greatest.
@@ -240,10 +171,7 @@ pub(crate) fn compare(array: &ArrayRef, left: usize, right: usize) -> Ordering {
         (false, false) => {}
     }
     match array.data_type() {
-        DataType::Boolean => array
-            .as_boolean()
-            .value(left)
-            .cmp(&array.as_boolean().value(right)),
+        DataType::Boolean => array.as_boolean().value(left).cmp(&array.as_boolean().value(right)),
         DataType::Int16 => natives::<Int16Type>(array, left, right),
         DataType::Int32 => natives::<Int32Type>(array, left, right),
         DataType::Date32 => natives::<Date32Type>(array, left, right),
@@ -253,18 +181,11 @@ pub(crate) fn compare(array: &ArrayRef, left: usize, right: usize) -> Ordering {
         DataType::Float32 => natives::<Float32Type>(array, left, right),
         DataType::Float64 => natives::<Float64Type>(array, left, right),
         DataType::Decimal128(_, _) => natives::<Decimal128Type>(array, left, right),
-        DataType::Utf8 => array
-            .as_string::<i32>()
-            .value(left)
-            .cmp(array.as_string::<i32>().value(right)),
-        DataType::Binary => array
-            .as_binary::<i32>()
-            .value(left)
-            .cmp(array.as_binary::<i32>().value(right)),
-        DataType::FixedSizeBinary(_) => array
-            .as_fixed_size_binary()
-            .value(left)
-            .cmp(array.as_fixed_size_binary().value(right)),
+        DataType::Utf8 => array.as_string::<i32>().value(left).cmp(array.as_string::<i32>().value(right)),
+        DataType::Binary => array.as_binary::<i32>().value(left).cmp(array.as_binary::<i32>().value(right)),
+        DataType::FixedSizeBinary(_) => {
+            array.as_fixed_size_binary().value(left).cmp(array.as_fixed_size_binary().value(right))
+        }
         other => unreachable!("no order of type {other}"),
     }
 }

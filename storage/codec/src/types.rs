@@ -59,9 +59,7 @@ pub(crate) fn row_width(data_type: &DataType) -> Option<usize> {
         DataType::Boolean => Some(1),
         DataType::Int16 => Some(2),
         DataType::Int32 | DataType::Float32 | DataType::Date32 => Some(4),
-        DataType::Int64 | DataType::Float64 | DataType::Time64(_) | DataType::Timestamp(_, _) => {
-            Some(8)
-        }
+        DataType::Int64 | DataType::Float64 | DataType::Time64(_) | DataType::Timestamp(_, _) => Some(8),
         DataType::Decimal128(precision, _) if *precision <= NARROW_DECIMAL_PRECISION_MAX => Some(8),
         DataType::Decimal128(_, _) | DataType::Interval(_) => Some(16),
         DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
@@ -125,11 +123,9 @@ fn decode_nested(reader: &mut Reader, depth: usize) -> Result<DataType> {
         13 => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
         14 => DataType::Interval(IntervalUnit::MonthDayNano),
         15 => DataType::FixedSizeBinary(UUID_BYTES),
-        16 if depth < LIST_DEPTH_MAX => DataType::List(Arc::new(Field::new(
-            "item",
-            decode_nested(reader, depth + 1)?,
-            true,
-        ))),
+        16 if depth < LIST_DEPTH_MAX => {
+            DataType::List(Arc::new(Field::new("item", decode_nested(reader, depth + 1)?, true)))
+        }
         other => return Err(Error::Corrupt(format!("type of code {other}"))),
     })
 }
@@ -149,18 +145,13 @@ pub(crate) fn conform<'a>(
     if *given == DataType::Null || same_meaning(given, wanted) {
         return Ok(Cow::Owned(cast(column, wanted)?));
     }
-    Err(Error::Mismatch(format!(
-        "{} is of type {wanted}, given {given}",
-        what()
-    )))
+    Err(Error::Mismatch(format!("{} is of type {wanted}, given {given}", what())))
 }
 
 fn same_layout(given: &DataType, wanted: &DataType) -> bool {
     match (given, wanted) {
         (DataType::Timestamp(_, _), DataType::Timestamp(_, _)) => true,
-        (DataType::List(given), DataType::List(wanted)) => {
-            same_layout(given.data_type(), wanted.data_type())
-        }
+        (DataType::List(given), DataType::List(wanted)) => same_layout(given.data_type(), wanted.data_type()),
         _ => given == wanted,
     }
 }
@@ -170,16 +161,11 @@ fn same_meaning(given: &DataType, wanted: &DataType) -> bool {
         (DataType::Dictionary(_, values), _) => same_meaning(values, wanted),
         (DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8, DataType::Utf8) => true,
         (DataType::Binary | DataType::BinaryView | DataType::LargeBinary, DataType::Binary) => true,
-        (
-            DataType::Timestamp(TimeUnit::Microsecond, Some(_)),
-            DataType::Timestamp(TimeUnit::Microsecond, Some(_)),
-        ) => true,
-        (
-            DataType::List(given) | DataType::LargeList(given) | DataType::ListView(given),
-            DataType::List(wanted),
-        ) => {
-            *given.data_type() == DataType::Null
-                || same_meaning(given.data_type(), wanted.data_type())
+        (DataType::Timestamp(TimeUnit::Microsecond, Some(_)), DataType::Timestamp(TimeUnit::Microsecond, Some(_))) => {
+            true
+        }
+        (DataType::List(given) | DataType::LargeList(given) | DataType::ListView(given), DataType::List(wanted)) => {
+            *given.data_type() == DataType::Null || same_meaning(given.data_type(), wanted.data_type())
         }
         _ => given == wanted,
     }

@@ -12,10 +12,7 @@ use crate::{Error, Result};
 pub(crate) fn payload(value: &ArrayRef, data_type: &DataType) -> Result<Option<Vec<u8>>> {
     check_storable(data_type)?;
     if value.len() != 1 {
-        return Err(Error::Mismatch(format!(
-            "an array of {} rows where one value is due",
-            value.len()
-        )));
+        return Err(Error::Mismatch(format!("an array of {} rows where one value is due", value.len())));
     }
     let value = conform(value, data_type, || "the value".to_owned())?;
     Column::new(&value, data_type)?.payload(0)

@@ -54,9 +54,7 @@ impl Writer {
 
     /// An empty buffer with room.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            buffer: Vec::with_capacity(bytes),
-        }
+        Self { buffer: Vec::with_capacity(bytes) }
     }
 
     /// Appends 0 or 1.
@@ -107,8 +105,7 @@ impl Writer {
     /// Appends many byte strings: their count, their lengths, then all bytes in one run.
     pub fn slices<T: AsRef<[u8]>>(&mut self, values: &[T]) -> &mut Self {
         self.length(values.len());
-        self.buffer
-            .reserve(values.iter().map(|value| value.as_ref().len() + 1).sum());
+        self.buffer.reserve(values.iter().map(|value| value.as_ref().len() + 1).sum());
         for value in values {
             self.length(value.as_ref().len());
         }
@@ -176,11 +173,7 @@ impl Reader {
 
     fn take(&mut self, length: usize) -> Result<std::ops::Range<usize>> {
         if length > self.remaining() {
-            return Err(Error::Corrupt(format!(
-                "{length} bytes wanted at {}, {} left",
-                self.at,
-                self.remaining()
-            )));
+            return Err(Error::Corrupt(format!("{length} bytes wanted at {}, {} left", self.at, self.remaining())));
         }
         let range = self.at..self.at + length;
         self.at = range.end;
@@ -200,10 +193,7 @@ impl Reader {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Error::Corrupt(format!(
-                "flag of value {other} at {}",
-                self.at - 1
-            ))),
+            other => Err(Error::Corrupt(format!("flag of value {other} at {}", self.at - 1))),
         }
     }
 
@@ -232,8 +222,7 @@ impl Reader {
 
     /// Reads a length or index.
     pub fn length(&mut self) -> Result<usize> {
-        usize::try_from(self.varint()?)
-            .map_err(|_| Error::corrupt("length beyond the address space"))
+        usize::try_from(self.varint()?).map_err(|_| Error::corrupt("length beyond the address space"))
     }
 
     /// Reads the count of a list whose items take at least `item_bytes_min` bytes each, so that damage cannot ask for more
@@ -266,8 +255,7 @@ impl Reader {
     /// Reads a text.
     pub fn str(&mut self) -> Result<&str> {
         let at = self.at;
-        std::str::from_utf8(self.slice()?)
-            .map_err(|_| Error::Corrupt(format!("text at {at} is not UTF-8")))
+        std::str::from_utf8(self.slice()?).map_err(|_| Error::Corrupt(format!("text at {at} is not UTF-8")))
     }
 
     /// Reads a text, owned.
@@ -277,11 +265,7 @@ impl Reader {
 
     /// Reads what [`Writer::option`] wrote.
     pub fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
-        if self.bool()? {
-            read(self).map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.bool()? { read(self).map(Some) } else { Ok(None) }
     }
 
     /// Reads what [`Writer::slices`] wrote; all share one allocation.
@@ -326,10 +310,7 @@ impl Reader {
     pub fn finish(&self) -> Result<()> {
         match self.remaining() {
             0 => Ok(()),
-            left => Err(Error::Corrupt(format!(
-                "{left} bytes left over after a record of {}",
-                self.at
-            ))),
+            left => Err(Error::Corrupt(format!("{left} bytes left over after a record of {}", self.at))),
         }
     }
 }
@@ -354,13 +335,9 @@ mod tests {
             .i128(i128::MIN)
             .f64(-0.0)
             .bool(true);
-        writer
-            .str("grüße")
-            .bytes(b"")
-            .raw(b"xyz")
-            .option(Some(5u32), |w, v| {
-                w.u32(v);
-            });
+        writer.str("grüße").bytes(b"").raw(b"xyz").option(Some(5u32), |w, v| {
+            w.u32(v);
+        });
         writer.option(None::<u32>, |w, v| {
             w.u32(v);
         });
@@ -381,10 +358,7 @@ mod tests {
         assert_eq!(reader.raw(3).unwrap().as_ref(), b"xyz");
         assert_eq!(reader.option(Reader::u32).unwrap(), Some(5));
         assert_eq!(reader.option(Reader::u32).unwrap(), None);
-        assert_eq!(
-            reader.slices().unwrap(),
-            vec![Bytes::from("a"), Bytes::new(), Bytes::from("ccc")]
-        );
+        assert_eq!(reader.slices().unwrap(), vec![Bytes::from("a"), Bytes::new(), Bytes::from("ccc")]);
         reader.finish().unwrap();
         assert!(matches!(reader.u8(), Err(Error::Corrupt(_))));
     }
@@ -395,24 +369,15 @@ mod tests {
         writer.bytes(b"hello");
         let bytes = writer.finish();
         let inside = bytes.as_ptr() as usize + 1;
-        assert_eq!(
-            Reader::new(bytes.clone()).bytes().unwrap().as_ptr() as usize,
-            inside
-        );
+        assert_eq!(Reader::new(bytes.clone()).bytes().unwrap().as_ptr() as usize, inside);
     }
 
     #[test]
     fn counts_are_bounded_by_the_bytes_left() {
         let mut writer = Writer::new();
         writer.varint(u64::MAX);
-        assert!(matches!(
-            Reader::new(writer.finish()).slices(),
-            Err(Error::Corrupt(_))
-        ));
-        assert!(matches!(
-            Reader::copy_of(&[0xff; 10]).varint(),
-            Err(Error::Corrupt(_))
-        ));
+        assert!(matches!(Reader::new(writer.finish()).slices(), Err(Error::Corrupt(_))));
+        assert!(matches!(Reader::copy_of(&[0xff; 10]).varint(), Err(Error::Corrupt(_))));
     }
 
     proptest! {

@@ -40,8 +40,8 @@ use lance_table::io::commit::{
     CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
 use lance_table::io::deletion::{deletion_file_path, read_deletion_file, write_deletion_file};
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use roaring::RoaringBitmap;
 
 use crate::physical::column_of;
@@ -588,7 +588,8 @@ impl ColumnStore {
         if let Some(rows) = self.inner.deletions.get(&path) {
             return Ok(Some(rows));
         }
-        let read = AssertUnwindSafe(read_deletion_file(fragment, file, &folder, &self.inner.lance)).catch_unwind().await;
+        let read =
+            AssertUnwindSafe(read_deletion_file(fragment, file, &folder, &self.inner.lance)).catch_unwind().await;
         let rows: RoaringBitmap = match read.map_err(|_| Error::corrupt(path.as_ref(), "it cannot be read"))?? {
             DeletionVector::NoDeletions => RoaringBitmap::new(),
             DeletionVector::Set(rows) => rows.into_iter().collect(),

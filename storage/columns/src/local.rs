@@ -18,8 +18,8 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -511,10 +511,8 @@ impl MultipartUpload for Upload {
         self.done = true;
         let (shared, file) = (self.shared.clone(), self.file.clone());
         let (temporary, location) = (self.temporary.clone(), self.location.clone());
-        publishing(self.location.clone(), move |wanted| {
-            shared.publish(&*file, &temporary, &location, false, wanted)
-        })
-        .await?;
+        publishing(self.location.clone(), move |wanted| shared.publish(&*file, &temporary, &location, false, wanted))
+            .await?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 

@@ -12,8 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    AnyDictionaryArray, Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch,
-    new_null_array,
+    AnyDictionaryArray, Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;

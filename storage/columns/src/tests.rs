@@ -1126,7 +1126,11 @@ impl RowFilter for Condition {
     fn test(&self, columns: &[ArrayRef], rows: usize) -> Result<Option<BooleanArray>, base::BoxError> {
         if self.kind == 1 {
             let texts = columns[0].as_string::<i32>();
-            return Ok(Some((0..rows).map(|row| Some(Self::passes(1, self.by, 0, texts.is_valid(row).then(|| texts.value(row)), false))).collect()));
+            return Ok(Some(
+                (0..rows)
+                    .map(|row| Some(Self::passes(1, self.by, 0, texts.is_valid(row).then(|| texts.value(row)), false)))
+                    .collect(),
+            ));
         }
         let keys = columns[columns.len() - 1].as_primitive::<arrow::datatypes::Int64Type>();
         if keys.values().iter().any(|key| self.hidden.contains((key / 2) as u32)) {
@@ -1137,7 +1141,19 @@ impl RowFilter for Condition {
             return Ok(None);
         }
         // NULL is no.
-        Ok(Some((0..rows).map(|row| if passed(row) { Some(true) } else if row % 2 == 0 { Some(false) } else { None }).collect()))
+        Ok(Some(
+            (0..rows)
+                .map(|row| {
+                    if passed(row) {
+                        Some(true)
+                    } else if row % 2 == 0 {
+                        Some(false)
+                    } else {
+                        None
+                    }
+                })
+                .collect(),
+        ))
     }
 }
 
@@ -1188,7 +1204,9 @@ async fn damage_is_found_by_verifying() {
     let keys: Vec<i64> = (0..20_000).collect();
     let (files, version) = {
         let store = in_folder(&dir).await;
-        let written = write(&store, &schema, 0, vec![small_rows(&keys[..12_000], 7), small_rows(&keys[12_000..], 8)], 15_000).await;
+        let written =
+            write(&store, &schema, 0, vec![small_rows(&keys[..12_000], 7), small_rows(&keys[12_000..], 8)], 15_000)
+                .await;
         assert_eq!(written.len(), 2);
         let first = store.commit(TABLE, Role::Current, DatasetVersion(0), adding(written, &[])).await.unwrap();
         let delete = BTreeMap::from([(first.files[0].file, RoaringBitmap::from_iter([3, 9]))]);
@@ -1240,7 +1258,10 @@ async fn damage_is_found_by_verifying() {
     let mut bytes = honest.clone();
     bytes[40] ^= 1;
     let findings = all(Some((sidecar.clone(), bytes))).await;
-    assert!(findings.len() == 1 && findings[0].path == sidecar && findings[0].what.contains("checksum"), "{findings:?}");
+    assert!(
+        findings.len() == 1 && findings[0].path == sidecar && findings[0].what.contains("checksum"),
+        "{findings:?}"
+    );
     let lying = {
         let other = tempfile::tempdir().unwrap();
         let store = in_folder(&other).await;

@@ -29,18 +29,12 @@ pub struct Version {
 impl Version {
     /// A version that gives the row a value.
     pub fn put(ts: CommitTs, row: Bytes, update: bool) -> Self {
-        Self {
-            ts,
-            op: RowOp::Put { row, update },
-        }
+        Self { ts, op: RowOp::Put { row, update } }
     }
 
     /// A version that removes the row.
     pub fn delete(ts: CommitTs) -> Self {
-        Self {
-            ts,
-            op: RowOp::Delete,
-        }
+        Self { ts, op: RowOp::Delete }
     }
 
     /// The encoded row, unless the version removes it.
@@ -87,11 +81,7 @@ pub(crate) enum Trimmed {
 
 impl Chain {
     pub(crate) fn new(version: Version) -> Self {
-        Self {
-            newest: version,
-            older: None,
-            owns_key: false,
-        }
+        Self { newest: version, older: None, owns_key: false }
     }
 
     fn older(&self) -> &[Version] {
@@ -103,10 +93,7 @@ impl Chain {
         if version.ts == self.newest.ts {
             return Some(std::mem::replace(&mut self.newest, version));
         }
-        let older = &mut self
-            .older
-            .get_or_insert_with(|| Box::new(Older(Vec::new())))
-            .0;
+        let older = &mut self.older.get_or_insert_with(|| Box::new(Older(Vec::new()))).0;
         if version.ts > self.newest.ts {
             older.push(std::mem::replace(&mut self.newest, version));
             return None;
@@ -157,9 +144,7 @@ impl Chain {
         };
         match older.0.partition_point(|older| older.ts <= upto) {
             0 => Trimmed::Nothing,
-            count if count == older.0.len() => {
-                Trimmed::Some(self.older.take().map_or_else(Vec::new, |older| older.0))
-            }
+            count if count == older.0.len() => Trimmed::Some(self.older.take().map_or_else(Vec::new, |older| older.0)),
             count => {
                 let kept = older.0.split_off(count);
                 Trimmed::Some(std::mem::replace(&mut older.0, kept))

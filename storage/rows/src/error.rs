@@ -6,9 +6,7 @@ use base::{Classify, CommitTs, ErrorKind, SqlState};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The rows between the reader's cut and a newer one have moved to the column tier.
-    #[error(
-        "row versions up to {truncated} have moved to columns, the read started above {above}: take a new view"
-    )]
+    #[error("row versions up to {truncated} have moved to columns, the read started above {above}: take a new view")]
     Truncated {
         /// Where the reader starts.
         above: CommitTs,

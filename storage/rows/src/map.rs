@@ -24,19 +24,11 @@ use crate::Version;
 use crate::chain::{Chain, Trimmed};
 
 /// Keys in a page. Tests use few, so that small tables have pages too; measurements do not.
-pub(crate) const PAGE_KEYS: usize = if cfg!(all(test, debug_assertions)) {
-    4
-} else {
-    64
-};
+pub(crate) const PAGE_KEYS: usize = if cfg!(all(test, debug_assertions)) { 4 } else { 64 };
 /// Neighbours are put together when they do not hold more keys than this, so that the next insertion does not split them again.
 const MERGE_KEYS: usize = PAGE_KEYS / 2;
 /// Pages that are cleaned under one lock.
-const TRIM_PAGES: usize = if cfg!(all(test, debug_assertions)) {
-    3
-} else {
-    16
-};
+const TRIM_PAGES: usize = if cfg!(all(test, debug_assertions)) { 3 } else { 16 };
 
 const HEAD_BYTES: usize = size_of::<u128>();
 
@@ -64,26 +56,18 @@ struct Headed {
 
 impl Headed {
     fn new(key: &RowKey) -> Self {
-        Self {
-            head: head(key.as_bytes()),
-            key: key.clone(),
-        }
+        Self { head: head(key.as_bytes()), key: key.clone() }
     }
 
     /// A copy that shares no memory, to be kept for long.
     fn copied(&self) -> Self {
-        Self {
-            head: self.head,
-            key: RowKey(Bytes::copy_from_slice(self.key.as_bytes())),
-        }
+        Self { head: self.head, key: RowKey(Bytes::copy_from_slice(self.key.as_bytes())) }
     }
 }
 
 impl Ord for Headed {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.head
-            .cmp(&other.head)
-            .then_with(|| compare_rest(&self.key, &other.key))
+        self.head.cmp(&other.head).then_with(|| compare_rest(&self.key, &other.key))
     }
 }
 
@@ -150,18 +134,11 @@ impl Page {
     }
 
     fn bound(&self) -> Headed {
-        Headed {
-            head: self.heads[0],
-            key: self.entries[0].key.clone(),
-        }
-        .copied()
+        Headed { head: self.heads[0], key: self.entries[0].key.clone() }.copied()
     }
 
     fn split_off(&mut self, at: usize) -> Page {
-        Page {
-            heads: self.heads.split_off(at),
-            entries: self.entries.split_off(at),
-        }
+        Page { heads: self.heads.split_off(at), entries: self.entries.split_off(at) }
     }
 
     fn append(&mut self, next: Page) {
@@ -196,13 +173,7 @@ impl Page {
         if kept == self.entries.len() {
             return;
         }
-        let old = std::mem::replace(
-            self,
-            Page {
-                heads: Vec::with_capacity(kept),
-                entries: Vec::with_capacity(kept),
-            },
-        );
+        let old = std::mem::replace(self, Page { heads: Vec::with_capacity(kept), entries: Vec::with_capacity(kept) });
         for ((head, entry), goes) in old.heads.into_iter().zip(old.entries).zip(goes) {
             if goes {
                 trim.chains.push((entry.key, entry.chain));
@@ -222,10 +193,7 @@ pub(crate) struct ChainMap {
 
 impl ChainMap {
     fn page(&self, wanted: &Headed) -> Option<&Page> {
-        self.pages
-            .range(..=wanted)
-            .next_back()
-            .map(|(_, page)| page)
+        self.pages.range(..=wanted).next_back().map(|(_, page)| page)
     }
 
     pub(crate) fn get(&self, key: &RowKey) -> Option<&Chain> {
@@ -236,25 +204,14 @@ impl ChainMap {
     }
 
     /// The chain of a key if there is one, and the version back; else the version becomes its first.
-    pub(crate) fn get_or_insert(
-        &mut self,
-        key: RowKey,
-        version: Version,
-    ) -> Option<(&mut Chain, Version)> {
+    pub(crate) fn get_or_insert(&mut self, key: RowKey, version: Version) -> Option<(&mut Chain, Version)> {
         let wanted = Headed::new(&key);
         self.make_room(&wanted);
         let (_, page) = self.pages.range_mut(..=&wanted).next_back()?;
         match page.find(&wanted) {
             Ok(at) => Some((&mut page.entries[at].chain, version)),
             Err(at) => {
-                page.insert(
-                    at,
-                    wanted.head,
-                    Entry {
-                        key,
-                        chain: Chain::new(version),
-                    },
-                );
+                page.insert(at, wanted.head, Entry { key, chain: Chain::new(version) });
                 None
             }
         }
@@ -263,8 +220,7 @@ impl ChainMap {
     /// Makes the page where a key is or would go, and splits it if it is full.
     fn make_room(&mut self, wanted: &Headed) {
         let Some((_, page)) = self.pages.range_mut(..=wanted).next_back() else {
-            self.pages
-                .insert(Headed::new(&RowKey::default()), Page::default());
+            self.pages.insert(Headed::new(&RowKey::default()), Page::default());
             return;
         };
         if page.entries.len() < PAGE_KEYS {
@@ -309,10 +265,7 @@ impl ChainMap {
         for (_, page) in pages {
             for (head, entry) in page.heads.iter().zip(&page.entries).skip(at) {
                 if let Some((end, beyond)) = &end
-                    && head
-                        .cmp(&end.head)
-                        .then_with(|| compare_rest(&entry.key, &end.key))
-                        >= *beyond
+                    && head.cmp(&end.head).then_with(|| compare_rest(&entry.key, &end.key)) >= *beyond
                 {
                     return false;
                 }
@@ -365,11 +318,7 @@ impl ChainMap {
             assert!(page.entries.len() <= PAGE_KEYS && page.heads.len() == page.entries.len());
             let keys: Vec<&RowKey> = page.entries.iter().map(|entry| &entry.key).collect();
             assert!(keys.is_sorted_by(|left, right| left < right));
-            assert!(
-                keys.iter()
-                    .zip(&page.heads)
-                    .all(|(key, other)| head(key.as_bytes()) == *other)
-            );
+            assert!(keys.iter().zip(&page.heads).all(|(key, other)| head(key.as_bytes()) == *other));
             assert!(keys.iter().all(|key| **key >= bound.key));
             let next = bounds.next();
             assert!(next.is_none_or(|next| keys.iter().all(|key| **key < next.key)));
@@ -387,13 +336,8 @@ mod tests {
 
     /// Short and long keys, many with common beginnings, many that differ in zeros only.
     fn key() -> impl Strategy<Value = RowKey> {
-        let part = prop_oneof![
-            Just(vec![]),
-            Just(vec![0; 15]),
-            Just(vec![0; 16]),
-            Just(vec![1; 16]),
-            Just(vec![1; 17])
-        ];
+        let part =
+            prop_oneof![Just(vec![]), Just(vec![0; 15]), Just(vec![0; 16]), Just(vec![1; 16]), Just(vec![1; 17])];
         (part, prop::collection::vec(0..3u8, 0..4)).prop_map(|(mut start, rest)| {
             start.extend(rest);
             RowKey(Bytes::from(start))

@@ -24,12 +24,7 @@ struct Walk {
 impl Walk {
     fn new(pin: Pin, (start, end): (Bound<RowKey>, Bound<RowKey>)) -> Self {
         let done = is_empty(&start, &end);
-        Self {
-            pin,
-            start,
-            end,
-            done,
-        }
+        Self { pin, start, end, done }
     }
 
     /// Visits the next keys under one lock, at most [`VISIT_KEYS`], until `visit` says that it has enough.
@@ -37,16 +32,14 @@ impl Walk {
         let mut last = None;
         let mut count = 0;
         self.pin.table().with_state(|state| {
-            state
-                .chains
-                .visit(self.start.as_ref(), self.end.as_ref(), |key, chain| {
-                    count += 1;
-                    let enough = visit(key, chain) || count == VISIT_KEYS;
-                    if enough {
-                        last = Some(key.clone());
-                    }
-                    enough
-                })
+            state.chains.visit(self.start.as_ref(), self.end.as_ref(), |key, chain| {
+                count += 1;
+                let enough = visit(key, chain) || count == VISIT_KEYS;
+                if enough {
+                    last = Some(key.clone());
+                }
+                enough
+            })
         });
         match last {
             Some(key) => self.start = Bound::Excluded(key),
@@ -60,10 +53,7 @@ fn is_empty(start: &Bound<RowKey>, end: &Bound<RowKey>) -> bool {
     match (start, end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         (Bound::Included(start), Bound::Included(end)) => start > end,
-        (
-            Bound::Included(start) | Bound::Excluded(start),
-            Bound::Included(end) | Bound::Excluded(end),
-        ) => start >= end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
     }
 }
 
@@ -77,11 +67,7 @@ pub struct Scan {
 
 impl Scan {
     pub(crate) fn new(pin: Pin, range: (Bound<RowKey>, Bound<RowKey>), at: CommitTs) -> Self {
-        Self {
-            walk: Walk::new(pin, range),
-            at,
-            live_only: false,
-        }
+        Self { walk: Walk::new(pin, range), at, live_only: false }
     }
 
     /// Leaves out the versions that remove a row.
@@ -98,9 +84,8 @@ impl Scan {
         let (at, above, live_only) = (self.at, self.walk.pin.above(), self.live_only);
         while chunk.len() < rows_max && bytes < CHUNK_BYTES && !self.walk.done {
             self.walk.step(|key, chain| {
-                if let Some(version) = chain
-                    .at(at)
-                    .filter(|version| version.ts > above && !(live_only && version.is_delete()))
+                if let Some(version) =
+                    chain.at(at).filter(|version| version.ts > above && !(live_only && version.is_delete()))
                 {
                     bytes += version.row_bytes();
                     chunk.push((key.clone(), version.clone()));
@@ -160,10 +145,7 @@ impl Chains {
 
     /// Each row with its versions, oldest first, never none.
     pub fn iter(&self) -> impl Iterator<Item = (&RowKey, &[Version])> {
-        self.keys
-            .iter()
-            .enumerate()
-            .map(|(at, key)| (key, self.versions(at)))
+        self.keys.iter().enumerate().map(|(at, key)| (key, self.versions(at)))
     }
 
     /// All versions of all rows, one row after the other.
@@ -174,10 +156,7 @@ impl Chains {
 
 impl Drain {
     pub(crate) fn new(pin: Pin, upto: CommitTs) -> Self {
-        Self {
-            walk: Walk::new(pin, (Bound::Unbounded, Bound::Unbounded)),
-            upto,
-        }
+        Self { walk: Walk::new(pin, (Bound::Unbounded, Bound::Unbounded)), upto }
     }
 
     /// The next rows, with `versions_max` versions or, if the last row has many, a few more; fewer if they are large. `None` at the
@@ -189,19 +168,13 @@ impl Drain {
         while chunk.versions.len() < versions_max.max(1) && bytes < CHUNK_BYTES && !self.walk.done {
             self.walk.step(|key, chain| {
                 let before = chunk.versions.len();
-                chunk.versions.extend(
-                    chain
-                        .versions()
-                        .filter(|version| version.ts > above && version.ts <= upto)
-                        .cloned(),
-                );
+                chunk
+                    .versions
+                    .extend(chain.versions().filter(|version| version.ts > above && version.ts <= upto).cloned());
                 if chunk.versions.len() > before {
                     chunk.keys.push(key.clone());
                     chunk.ends.push(chunk.versions.len());
-                    bytes += chunk.versions[before..]
-                        .iter()
-                        .map(Version::row_bytes)
-                        .sum::<usize>();
+                    bytes += chunk.versions[before..].iter().map(Version::row_bytes).sum::<usize>();
                 }
                 chunk.versions.len() >= versions_max || bytes >= CHUNK_BYTES
             });

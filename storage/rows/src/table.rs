@@ -15,11 +15,7 @@ use crate::tier::Budget;
 use crate::{Error, Result, RowOp, Version};
 
 /// How many keys are visited under one lock. Tests use few, so that small tables have chunks too; measurements do not.
-pub(crate) const VISIT_KEYS: usize = if cfg!(all(test, debug_assertions)) {
-    3
-} else {
-    1024
-};
+pub(crate) const VISIT_KEYS: usize = if cfg!(all(test, debug_assertions)) { 3 } else { 1024 };
 
 /// What every version but the newest costs beside its row's bytes.
 const VERSION_BYTES: usize = size_of::<Version>();
@@ -110,19 +106,11 @@ struct Pins {
 impl Horizon {
     fn hold(&mut self, above: CommitTs) {
         let now = Instant::now();
-        self.pins
-            .entry(above)
-            .or_insert(Pins {
-                count: 0,
-                since: now,
-            })
-            .count += 1;
+        self.pins.entry(above).or_insert(Pins { count: 0, since: now }).count += 1;
     }
 
     fn allowed(&self) -> CommitTs {
-        self.pins
-            .first_key_value()
-            .map_or(self.wanted, |(&pin, _)| pin.min(self.wanted))
+        self.pins.first_key_value().map_or(self.wanted, |(&pin, _)| pin.min(self.wanted))
     }
 }
 
@@ -160,10 +148,7 @@ impl Clone for Pin {
     fn clone(&self) -> Self {
         // The cut is pinned already, so it cannot be outdated.
         self.table.horizon.lock().hold(self.above);
-        Self {
-            table: self.table.clone(),
-            above: self.above,
-        }
+        Self { table: self.table.clone(), above: self.above }
     }
 }
 
@@ -188,11 +173,7 @@ impl TableRows {
     pub(crate) fn new(published: CommitTs, budget: Arc<Budget>) -> Self {
         Self {
             state: RwLock::default(),
-            horizon: Mutex::new(Horizon {
-                truncated: published,
-                wanted: published,
-                pins: BTreeMap::new(),
-            }),
+            horizon: Mutex::new(Horizon { truncated: published, wanted: published, pins: BTreeMap::new() }),
             truncating: Mutex::new(()),
             budget,
         }
@@ -227,22 +208,12 @@ impl TableRows {
     /// The version of a row that is valid at a timestamp; it may be one that removes the row. `None` if the row tier has none: then
     /// the column tier has the answer, if it was published before [`TableRows::truncated`] as seen *after* this call.
     pub fn get(&self, key: &RowKey, at: CommitTs) -> Option<Version> {
-        self.state
-            .read()
-            .chains
-            .get(key)
-            .and_then(|chain| chain.at(at))
-            .cloned()
+        self.state.read().chains.get(key).and_then(|chain| chain.at(at)).cloned()
     }
 
     /// Like [`TableRows::get`], for a reader whose columns are of the cut `above`: fails if versions after it are gone, because then
     /// those columns do not have them.
-    pub fn get_above(
-        &self,
-        key: &RowKey,
-        at: CommitTs,
-        above: CommitTs,
-    ) -> Result<Option<Version>> {
+    pub fn get_above(&self, key: &RowKey, at: CommitTs, above: CommitTs) -> Result<Option<Version>> {
         let version = self.get(key, at).filter(|version| version.ts > above);
         self.check_above(above)?;
         Ok(version)
@@ -255,11 +226,7 @@ impl TableRows {
 
     /// The commit of the newest version of a row.
     pub fn newest(&self, key: &RowKey) -> Option<CommitTs> {
-        self.state
-            .read()
-            .chains
-            .get(key)
-            .map(|chain| chain.newest().ts)
+        self.state.read().chains.get(key).map(|chain| chain.newest().ts)
     }
 
     /// Like [`TableRows::newest`] for many keys, best sorted ones.
@@ -269,21 +236,14 @@ impl TableRows {
 
     /// All versions of a row, oldest first.
     pub fn versions(&self, key: &RowKey) -> Vec<Version> {
-        self.state
-            .read()
-            .chains
-            .get(key)
-            .map_or_else(Vec::new, |chain| chain.versions().cloned().collect())
+        self.state.read().chains.get(key).map_or_else(Vec::new, |chain| chain.versions().cloned().collect())
     }
 
     fn look_up<T>(&self, keys: &[RowKey], found: impl Fn(&Chain) -> Option<T>) -> Vec<Option<T>> {
         let mut results = Vec::with_capacity(keys.len());
         for keys in keys.chunks(VISIT_KEYS) {
             let state = self.state.read();
-            results.extend(
-                keys.iter()
-                    .map(|key| state.chains.get(key).and_then(&found)),
-            );
+            results.extend(keys.iter().map(|key| state.chains.get(key).and_then(&found)));
         }
         results
     }
@@ -291,17 +251,8 @@ impl TableRows {
     /// The newest version of `at` or before of each row in a range of keys, if it is newer than `above`; also the versions that
     /// remove a row, unless [`Scan::live_only`] is asked for. `at` must be applied completely. Fails if versions above `above` are
     /// gone already, and keeps them until it is dropped.
-    pub fn scan(
-        self: &Arc<Self>,
-        range: impl RangeBounds<RowKey>,
-        at: CommitTs,
-        above: CommitTs,
-    ) -> Result<Scan> {
-        Ok(Scan::new(
-            self.pin(above)?,
-            (range.start_bound().cloned(), range.end_bound().cloned()),
-            at,
-        ))
+    pub fn scan(self: &Arc<Self>, range: impl RangeBounds<RowKey>, at: CommitTs, above: CommitTs) -> Result<Scan> {
+        Ok(Scan::new(self.pin(above)?, (range.start_bound().cloned(), range.end_bound().cloned()), at))
     }
 
     /// Every row with versions of `upto` or before, and those versions, in key order: what a flush at this cut has to write.
@@ -313,16 +264,10 @@ impl TableRows {
     pub fn pin(self: &Arc<Self>, above: CommitTs) -> Result<Pin> {
         let mut horizon = self.horizon.lock();
         if horizon.truncated > above {
-            return Err(Error::Truncated {
-                above,
-                truncated: horizon.truncated,
-            });
+            return Err(Error::Truncated { above, truncated: horizon.truncated });
         }
         horizon.hold(above);
-        Ok(Pin {
-            table: self.clone(),
-            above,
-        })
+        Ok(Pin { table: self.clone(), above })
     }
 
     /// Keeps all versions there are until the pin is dropped.
@@ -330,10 +275,7 @@ impl TableRows {
         let mut horizon = self.horizon.lock();
         let above = horizon.truncated;
         horizon.hold(above);
-        Pin {
-            table: self.clone(),
-            above,
-        }
+        Pin { table: self.clone(), above }
     }
 
     /// If readers keep versions that could go: since when the oldest of them has.
@@ -351,11 +293,7 @@ impl TableRows {
     /// Fails if versions above `above` may be gone.
     pub fn check_above(&self, above: CommitTs) -> Result<()> {
         let truncated = self.truncated();
-        if truncated > above {
-            Err(Error::Truncated { above, truncated })
-        } else {
-            Ok(())
-        }
+        if truncated > above { Err(Error::Truncated { above, truncated }) } else { Ok(()) }
     }
 
     /// Removes the versions of `upto` or before, chunk by chunk. Versions that an open [`Pin`] needs are left for later.
@@ -366,22 +304,14 @@ impl TableRows {
             horizon.wanted = horizon.wanted.max(upto);
             let limit = horizon.allowed();
             if limit <= horizon.truncated {
-                return Truncation {
-                    upto: horizon.truncated,
-                    versions: 0,
-                    bytes: 0,
-                };
+                return Truncation { upto: horizon.truncated, versions: 0, bytes: 0 };
             }
             // Before anything is removed: a reader that looks at this after reading knows whether to trust what it read.
             horizon.truncated = limit;
             limit
         };
         let (versions, bytes) = self.remove(limit);
-        Truncation {
-            upto: limit,
-            versions,
-            bytes,
-        }
+        Truncation { upto: limit, versions, bytes }
     }
 
     /// Makes up for truncation that a pin held back.
@@ -490,8 +420,7 @@ impl State {
             return None;
         };
         let replaced = chain.add(version)?;
-        self.counts
-            .remove(&replaced, replaced.row_bytes() + VERSION_BYTES);
+        self.counts.remove(&replaced, replaced.row_bytes() + VERSION_BYTES);
         Some(replaced)
     }
 
@@ -499,13 +428,11 @@ impl State {
     fn trim(&mut self, from: Option<&RowKey>, limit: CommitTs) -> Trim {
         let trim = self.chains.trim(from, limit);
         for version in &trim.versions {
-            self.counts
-                .remove(version, version.row_bytes() + VERSION_BYTES);
+            self.counts.remove(version, version.row_bytes() + VERSION_BYTES);
         }
         for (key, chain) in &trim.chains {
             for version in chain.versions() {
-                self.counts
-                    .remove(version, version.row_bytes() + VERSION_BYTES);
+                self.counts.remove(version, version.row_bytes() + VERSION_BYTES);
             }
             self.counts.keys -= 1;
             self.counts.bytes -= ENTRY_BYTES + key.as_bytes().len() - VERSION_BYTES;

@@ -36,69 +36,34 @@ fn reads_see_their_time() {
     assert_eq!(table.get(&key(1), CommitTs(50)), Some(put(40, "b", true)));
     assert!(table.get(&key(1), CommitTs::MAX).unwrap().is_delete());
     assert_eq!(table.newest(&key(1)), Some(CommitTs(77)));
-    assert_eq!(
-        table.newest_many(&[key(2), key(3)]),
-        [Some(CommitTs(40)), None]
-    );
-    assert_eq!(
-        table.get_many(&[key(3), key(2)], CommitTs(40)),
-        [None, Some(put(40, "x", false))]
-    );
-    assert_eq!(
-        (table.oldest(), table.newest_ts()),
-        (Some(CommitTs(12)), Some(CommitTs(77)))
-    );
+    assert_eq!(table.newest_many(&[key(2), key(3)]), [Some(CommitTs(40)), None]);
+    assert_eq!(table.get_many(&[key(3), key(2)], CommitTs(40)), [None, Some(put(40, "x", false))]);
+    assert_eq!((table.oldest(), table.newest_ts()), (Some(CommitTs(12)), Some(CommitTs(77))));
 
     let scan = table.scan(.., CommitTs(50), CommitTs(12)).unwrap();
-    assert_eq!(
-        scan.flatten().collect::<Vec<_>>(),
-        [(key(1), put(40, "b", true)), (key(2), put(40, "x", false))]
-    );
-    let live = table
-        .scan(.., CommitTs::MAX, CommitTs::ZERO)
-        .unwrap()
-        .live_only();
-    assert_eq!(
-        live.flatten().collect::<Vec<_>>(),
-        [(key(2), put(40, "x", false))]
-    );
+    assert_eq!(scan.flatten().collect::<Vec<_>>(), [(key(1), put(40, "b", true)), (key(2), put(40, "x", false))]);
+    let live = table.scan(.., CommitTs::MAX, CommitTs::ZERO).unwrap().live_only();
+    assert_eq!(live.flatten().collect::<Vec<_>>(), [(key(2), put(40, "x", false))]);
 
-    let drained: Vec<_> = table
-        .drain_view(CommitTs(40))
-        .flat_map(|chunk| chunk.keys().to_vec())
-        .collect();
+    let drained: Vec<_> = table.drain_view(CommitTs(40)).flat_map(|chunk| chunk.keys().to_vec()).collect();
     assert_eq!(drained, [key(1), key(2)]);
     let done = table.truncate(CommitTs(40));
     assert_eq!((done.upto, done.versions), (CommitTs(40), 3));
     assert_eq!(table.versions(&key(1)), [Version::delete(CommitTs(77))]);
     let counts = table.counts();
-    assert_eq!(
-        (
-            counts.keys,
-            counts.versions,
-            counts.deletes,
-            counts.rows_gained()
-        ),
-        (1, 1, 1, -1)
-    );
+    assert_eq!((counts.keys, counts.versions, counts.deletes, counts.rows_gained()), (1, 1, 1, -1));
 }
 
 #[test]
 fn the_past_is_not_applied_again() {
     let tier = RowTier::new(RowTierOptions::default());
     let table = tier.open(TableId(1000), CommitTs(50));
-    table.apply_all([
-        (key(1), put(50, "old", false)),
-        (key(2), put(51, "new", false)),
-    ]);
+    table.apply_all([(key(1), put(50, "old", false)), (key(2), put(51, "new", false))]);
     assert_eq!((table.len(), table.oldest()), (1, Some(CommitTs(51))));
     // Neither is a version of a commit counted twice.
     table.apply(key(2), put(51, "newer", false));
     assert_eq!((table.counts().versions, table.counts().inserts), (1, 1));
-    assert_eq!(
-        table.get(&key(2), CommitTs(51)),
-        Some(put(51, "newer", false))
-    );
+    assert_eq!(table.get(&key(2), CommitTs(51)), Some(put(51, "newer", false)));
 }
 
 #[test]
@@ -106,11 +71,7 @@ fn odd_ranges_are_empty() {
     let (_tier, table) = table();
     table.apply_all((0..5).map(|number| (key(number), put(1, "r", false))));
     let count = |range: (Bound<RowKey>, Bound<RowKey>)| {
-        table
-            .scan(range, CommitTs(9), CommitTs::ZERO)
-            .unwrap()
-            .flatten()
-            .count()
+        table.scan(range, CommitTs(9), CommitTs::ZERO).unwrap().flatten().count()
     };
     assert_eq!(count((Bound::Included(key(3)), Bound::Excluded(key(3)))), 0);
     assert_eq!(count((Bound::Excluded(key(3)), Bound::Excluded(key(3)))), 0);
@@ -134,54 +95,24 @@ fn pins_hold_truncation_back() {
     assert_eq!(table.truncate(CommitTs(80)).upto, CommitTs(30));
     assert!(table.held_back().unwrap() <= before);
     let rest: Vec<_> = scan.by_ref().flatten().collect();
-    assert!(
-        first
-            .iter()
-            .chain(&rest)
-            .all(|(_, version)| (51..=60).contains(&version.ts.0))
-    );
+    assert!(first.iter().chain(&rest).all(|(_, version)| (51..=60).contains(&version.ts.0)));
     assert_eq!(first.len() + rest.len(), 10);
 
     let outdated = table.scan(.., CommitTs(60), CommitTs(20)).unwrap_err();
-    assert_eq!(
-        outdated,
-        Error::Truncated {
-            above: CommitTs(20),
-            truncated: CommitTs(30)
-        }
-    );
-    assert!(
-        table
-            .get_above(&key(1), CommitTs(60), CommitTs(20))
-            .is_err()
-    );
+    assert_eq!(outdated, Error::Truncated { above: CommitTs(20), truncated: CommitTs(30) });
+    assert!(table.get_above(&key(1), CommitTs(60), CommitTs(20)).is_err());
     assert!(table.get_above(&key(1), CommitTs(60), CommitTs(30)).is_ok());
 
     assert_eq!(table.oldest(), Some(CommitTs(31)));
     let second = scan_pin(&table);
     drop(scan);
     tier.truncate_deferred();
-    assert_eq!(
-        table.truncated(),
-        CommitTs(30),
-        "the second pin still holds"
-    );
+    assert_eq!(table.truncated(), CommitTs(30), "the second pin still holds");
     drop(second);
     tier.truncate_deferred();
-    assert_eq!(
-        (table.truncated(), table.oldest(), table.counts().versions),
-        (CommitTs(80), Some(CommitTs(81)), 20)
-    );
+    assert_eq!((table.truncated(), table.oldest(), table.counts().versions), (CommitTs(80), Some(CommitTs(81)), 20));
     table.truncate(CommitTs(200));
-    assert_eq!(
-        (
-            table.counts(),
-            tier.bytes(),
-            table.oldest(),
-            table.newest_ts()
-        ),
-        (Counts::default(), 0, None, None)
-    );
+    assert_eq!((table.counts(), tier.bytes(), table.oldest(), table.newest_ts()), (Counts::default(), 0, None, None));
 }
 
 fn scan_pin(table: &Arc<TableRows>) -> crate::Pin {
@@ -208,16 +139,10 @@ fn keys_that_stay_do_not_keep_their_batch() {
     let (_tier, table) = table();
     let batch = Bytes::from(vec![7u8; 1 << 16]);
     table.apply(RowKey(batch.slice(0..4)), put(1, "row", false));
-    table.apply(
-        RowKey(Bytes::copy_from_slice(&batch[..4])),
-        put(2, "row", true),
-    );
+    table.apply(RowKey(Bytes::copy_from_slice(&batch[..4])), put(2, "row", true));
     assert!(!batch.is_unique());
     table.truncate(CommitTs(1));
-    assert!(
-        batch.is_unique(),
-        "the key was a slice of the batch and lives on"
-    );
+    assert!(batch.is_unique(), "the key was a slice of the batch and lives on");
     assert_eq!(table.newest(&RowKey(batch.slice(0..4))), Some(CommitTs(2)));
 }
 
@@ -228,8 +153,7 @@ fn readers_are_consistent_while_writers_apply() {
     const COMMITS: i64 = 3000;
     let (_tier, table) = table();
     let row = |value: i64| Bytes::copy_from_slice(&value.to_le_bytes());
-    table
-        .apply_all((0..ROWS).map(|number| (key(number), Version::put(CommitTs(1), row(0), false))));
+    table.apply_all((0..ROWS).map(|number| (key(number), Version::put(CommitTs(1), row(0), false))));
     let applied = AtomicI64::new(1);
     let done = AtomicBool::new(false);
     // What stands for the column tier.
@@ -239,18 +163,11 @@ fn readers_are_consistent_while_writers_apply() {
         scope.spawn(|| {
             let mut values = vec![0i64; usize::from(ROWS)];
             for ts in 2..COMMITS {
-                let (from, to) = (
-                    (ts * 7919 % i64::from(ROWS)) as u16,
-                    (ts * 104_729 % i64::from(ROWS)) as u16,
-                );
+                let (from, to) = ((ts * 7919 % i64::from(ROWS)) as u16, (ts * 104_729 % i64::from(ROWS)) as u16);
                 values[usize::from(from)] -= 1;
                 values[usize::from(to)] += 1;
-                let changed = [from, to].map(|number| {
-                    (
-                        key(number),
-                        Version::put(CommitTs(ts), row(values[usize::from(number)]), true),
-                    )
-                });
+                let changed = [from, to]
+                    .map(|number| (key(number), Version::put(CommitTs(ts), row(values[usize::from(number)]), true)));
                 table.apply_all(changed);
                 applied.store(ts, Ordering::Release);
             }
@@ -294,10 +211,7 @@ fn readers_are_consistent_while_writers_apply() {
                             rows.insert(key, version.row().unwrap().clone());
                         }
                     }
-                    let sum: i64 = rows
-                        .values()
-                        .map(|row| i64::from_le_bytes(row[..].try_into().unwrap()))
-                        .sum();
+                    let sum: i64 = rows.values().map(|row| i64::from_le_bytes(row[..].try_into().unwrap())).sum();
                     assert_eq!((rows.len(), sum), (usize::from(ROWS), 0));
                     rounds += 1;
                 }
@@ -312,22 +226,10 @@ fn readers_are_consistent_while_writers_apply() {
 fn large_rows_make_short_chunks() {
     let (_tier, table) = table();
     let row = Bytes::from(vec![0; 10 << 20]);
-    table.apply_all(
-        (0..5).map(|number| (key(number), Version::put(CommitTs(1), row.clone(), false))),
-    );
-    let sizes: Vec<usize> = table
-        .scan(.., CommitTs(1), CommitTs::ZERO)
-        .unwrap()
-        .map(|rows| rows.len())
-        .collect();
+    table.apply_all((0..5).map(|number| (key(number), Version::put(CommitTs(1), row.clone(), false))));
+    let sizes: Vec<usize> = table.scan(.., CommitTs(1), CommitTs::ZERO).unwrap().map(|rows| rows.len()).collect();
     assert_eq!(sizes, [2, 2, 1]);
-    assert_eq!(
-        table
-            .drain_view(CommitTs(1))
-            .map(|rows| rows.len())
-            .collect::<Vec<_>>(),
-        sizes
-    );
+    assert_eq!(table.drain_view(CommitTs(1)).map(|rows| rows.len()).collect::<Vec<_>>(), sizes);
 }
 
 #[derive(Clone, Debug)]
@@ -388,36 +290,19 @@ struct Model {
 
 impl Model {
     fn newest(&self, key: u16, at: i64) -> Option<Version> {
-        self.rows
-            .get(&key)?
-            .iter()
-            .rev()
-            .find(|version| version.ts.0 <= at)
-            .cloned()
+        self.rows.get(&key)?.iter().rev().find(|version| version.ts.0 <= at).cloned()
     }
 
     fn scan(&self, range: std::ops::Range<u16>, at: i64, above: i64) -> Vec<(RowKey, Version)> {
         self.rows
             .keys()
             .filter(|number| range.contains(number))
-            .filter_map(|number| {
-                Some((
-                    key(*number),
-                    self.newest(*number, at)
-                        .filter(|version| version.ts.0 > above)?,
-                ))
-            })
+            .filter_map(|number| Some((key(*number), self.newest(*number, at).filter(|version| version.ts.0 > above)?)))
             .collect()
     }
 
     fn truncate(&mut self) {
-        let upto = self
-            .pins
-            .iter()
-            .copied()
-            .min()
-            .map_or(self.wanted, |pin| pin.min(self.wanted))
-            .max(self.truncated);
+        let upto = self.pins.iter().copied().min().map_or(self.wanted, |pin| pin.min(self.wanted)).max(self.truncated);
         self.truncated = upto;
         for versions in self.rows.values_mut() {
             versions.retain(|version| version.ts.0 > upto);
@@ -430,25 +315,14 @@ impl Model {
         let counts = table.counts();
         prop_assert_eq!(counts.keys, self.rows.len());
         prop_assert_eq!(counts.versions, versions().count());
-        prop_assert_eq!(
-            counts.deletes,
-            versions().filter(|version| version.is_delete()).count()
-        );
+        prop_assert_eq!(counts.deletes, versions().filter(|version| version.is_delete()).count());
         prop_assert_eq!(
             counts.updates,
-            versions()
-                .filter(|version| matches!(version.op, RowOp::Put { update: true, .. }))
-                .count()
+            versions().filter(|version| matches!(version.op, RowOp::Put { update: true, .. })).count()
         );
-        prop_assert_eq!(
-            counts.inserts + counts.updates + counts.deletes,
-            counts.versions
-        );
+        prop_assert_eq!(counts.inserts + counts.updates + counts.deletes, counts.versions);
         prop_assert_eq!(table.oldest(), versions().map(|version| version.ts).min());
-        prop_assert_eq!(
-            table.newest_ts(),
-            versions().map(|version| version.ts).max()
-        );
+        prop_assert_eq!(table.newest_ts(), versions().map(|version| version.ts).max());
         prop_assert_eq!(table.truncated().0, self.truncated);
         Ok(())
     }
@@ -568,32 +442,14 @@ proptest! {
 #[test]
 fn large_tables_are_truncated_in_chunks() {
     let (tier, table) = table();
-    table.apply_all(
-        (0..10_000).map(|number| (key(number), put(1 + i64::from(number % 3), "row", false))),
-    );
-    table.apply_all(
-        (0..10_000)
-            .step_by(2)
-            .map(|number| (key(number), put(9, "row", true))),
-    );
+    table.apply_all((0..10_000).map(|number| (key(number), put(1 + i64::from(number % 3), "row", false))));
+    table.apply_all((0..10_000).step_by(2).map(|number| (key(number), put(9, "row", true))));
     let done = table.truncate(CommitTs(2));
-    assert_eq!(
-        done.versions,
-        (0..10_000).filter(|number| number % 3 < 2).count()
-    );
+    assert_eq!(done.versions, (0..10_000).filter(|number| number % 3 < 2).count());
     assert_eq!(table.oldest(), Some(CommitTs(3)));
-    let expected = (0..10_000)
-        .filter(|number| number % 3 == 2 || number % 2 == 0)
-        .count();
+    let expected = (0..10_000).filter(|number| number % 3 == 2 || number % 2 == 0).count();
     assert_eq!(table.len(), expected);
-    assert_eq!(
-        table
-            .scan(.., CommitTs(9), CommitTs(2))
-            .unwrap()
-            .flatten()
-            .count(),
-        expected
-    );
+    assert_eq!(table.scan(.., CommitTs(9), CommitTs(2)).unwrap().flatten().count(), expected);
     assert_eq!(tier.bytes(), table.bytes());
 }
 
@@ -609,11 +465,7 @@ fn throughput() {
         for number in 0..100 {
             let at = number as usize * 160;
             bytes[at..at + 9].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
-            bytes[at + 5..at + 9].copy_from_slice(
-                &(entry * 100 + number)
-                    .wrapping_mul(2_654_435_761)
-                    .to_be_bytes(),
-            );
+            bytes[at + 5..at + 9].copy_from_slice(&(entry * 100 + number).wrapping_mul(2_654_435_761).to_be_bytes());
         }
         let bytes = Bytes::from(bytes);
         keys.extend((0..100).map(|number| RowKey(bytes.slice(number * 160..number * 160 + 9))));
@@ -622,53 +474,27 @@ fn throughput() {
     let report = |what: &str, work: &mut dyn FnMut()| {
         let start = std::time::Instant::now();
         work();
-        println!(
-            "{what:<40} {:>8.2} million/s",
-            f64::from(ROWS) / start.elapsed().as_secs_f64() / 1e6
-        );
+        println!("{what:<40} {:>8.2} million/s", f64::from(ROWS) / start.elapsed().as_secs_f64() / 1e6);
     };
     let versions = |ts: i64| {
-        let version = move |(key, row): (&RowKey, &Bytes)| {
-            (key.clone(), Version::put(CommitTs(ts), row.clone(), ts > 1))
-        };
+        let version =
+            move |(key, row): (&RowKey, &Bytes)| (key.clone(), Version::put(CommitTs(ts), row.clone(), ts > 1));
         keys.iter().zip(&rows).map(version)
     };
-    report("apply new rows in random order", &mut || {
-        table.apply_all(versions(1))
-    });
-    report("apply second versions", &mut || {
-        table.apply_all(versions(2))
-    });
-    report("get", &mut || {
-        assert!(keys.iter().all(|key| table.get(key, CommitTs(2)).is_some()))
-    });
-    report("newest", &mut || {
-        assert!(keys.iter().all(|key| table.newest(key).is_some()))
-    });
+    report("apply new rows in random order", &mut || table.apply_all(versions(1)));
+    report("apply second versions", &mut || table.apply_all(versions(2)));
+    report("get", &mut || assert!(keys.iter().all(|key| table.get(key, CommitTs(2)).is_some())));
+    report("newest", &mut || assert!(keys.iter().all(|key| table.newest(key).is_some())));
     report("scan", &mut || {
         assert_eq!(
-            table
-                .scan(.., CommitTs(1), CommitTs::ZERO)
-                .unwrap()
-                .map(|rows| rows.len())
-                .sum::<usize>(),
+            table.scan(.., CommitTs(1), CommitTs::ZERO).unwrap().map(|rows| rows.len()).sum::<usize>(),
             keys.len()
         )
     });
     report("drain", &mut || {
-        assert_eq!(
-            table
-                .drain_view(CommitTs(2))
-                .map(|rows| rows.len())
-                .sum::<usize>(),
-            keys.len()
-        )
+        assert_eq!(table.drain_view(CommitTs(2)).map(|rows| rows.len()).sum::<usize>(), keys.len())
     });
-    report("truncate first versions", &mut || {
-        assert_eq!(table.truncate(CommitTs(1)).versions, keys.len())
-    });
+    report("truncate first versions", &mut || assert_eq!(table.truncate(CommitTs(1)).versions, keys.len()));
     println!("{} bytes per row of 150", table.bytes() / keys.len());
-    report("truncate everything", &mut || {
-        assert_eq!(table.truncate(CommitTs(2)).versions, keys.len())
-    });
+    report("truncate everything", &mut || assert_eq!(table.truncate(CommitTs(2)).versions, keys.len()));
 }

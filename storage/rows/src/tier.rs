@@ -28,10 +28,7 @@ impl Default for RowTierOptions {
 impl RowTierOptions {
     /// A limit, and flushes at half of it.
     pub fn with_limit(limit_bytes: usize) -> Self {
-        Self {
-            limit_bytes,
-            flush_at_bytes: limit_bytes / 2,
-        }
+        Self { limit_bytes, flush_at_bytes: limit_bytes / 2 }
     }
 }
 
@@ -80,19 +77,12 @@ impl Budget {
     fn try_promise(&self, bytes: usize) -> Result<()> {
         let limit_bytes = self.options.limit_bytes;
         if bytes > limit_bytes {
-            return Err(Error::TooLarge {
-                wanted_bytes: bytes,
-                limit_bytes,
-            });
+            return Err(Error::TooLarge { wanted_bytes: bytes, limit_bytes });
         }
         let mut promised = self.promised.lock();
         let used_bytes = self.held.load(Ordering::Acquire) + *promised;
         if used_bytes + bytes > limit_bytes {
-            return Err(Error::Full {
-                wanted_bytes: bytes,
-                used_bytes,
-                limit_bytes,
-            });
+            return Err(Error::Full { wanted_bytes: bytes, used_bytes, limit_bytes });
         }
         *promised += bytes;
         Ok(())
@@ -158,11 +148,7 @@ impl RowTier {
             freed: Notify::new(),
             pressed: Notify::new(),
         };
-        Self {
-            tables: RwLock::default(),
-            budget: Arc::new(budget),
-            queue: tokio::sync::Mutex::new(()),
-        }
+        Self { tables: RwLock::default(), budget: Arc::new(budget), queue: tokio::sync::Mutex::new(()) }
     }
 
     /// The rows of a table that has some.
@@ -176,10 +162,7 @@ impl RowTier {
             return rows;
         }
         let mut tables = self.tables.write();
-        tables
-            .entry(table)
-            .or_insert_with(|| Arc::new(TableRows::new(published, self.budget.clone())))
-            .clone()
+        tables.entry(table).or_insert_with(|| Arc::new(TableRows::new(published, self.budget.clone()))).clone()
     }
 
     /// Forgets a table. Its memory is free when its last reader is done.
@@ -189,11 +172,7 @@ impl RowTier {
 
     /// All tables, by id.
     pub fn tables(&self) -> Vec<(TableId, Arc<TableRows>)> {
-        self.tables
-            .read()
-            .iter()
-            .map(|(table, rows)| (*table, rows.clone()))
-            .collect()
+        self.tables.read().iter().map(|(table, rows)| (*table, rows.clone())).collect()
     }
 
     /// How much memory all tables take.
@@ -280,10 +259,7 @@ impl RowTier {
 
     fn promise(&self, bytes: usize) -> Result<Reservation> {
         self.budget.try_promise(bytes)?;
-        Ok(Reservation {
-            budget: self.budget.clone(),
-            bytes,
-        })
+        Ok(Reservation { budget: self.budget.clone(), bytes })
     }
 }
 
@@ -299,10 +275,7 @@ mod tests {
 
     fn fill(table: &TableRows, ts: i64, bytes: usize) {
         let key = RowKey(Bytes::copy_from_slice(&ts.to_be_bytes()));
-        table.apply(
-            key,
-            Version::put(CommitTs(ts), Bytes::from(vec![0; bytes]), false),
-        );
+        table.apply(key, Version::put(CommitTs(ts), Bytes::from(vec![0; bytes]), false));
     }
 
     #[tokio::test]
@@ -326,24 +299,11 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!large.is_finished() && !small.is_finished());
         // A waiting writer is a reason to flush, however little there is.
-        tokio::time::timeout(Duration::from_secs(5), tier.flush_wanted())
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), tier.flush_wanted()).await.unwrap();
         table.truncate(CommitTs(1));
-        let large = tokio::time::timeout(Duration::from_secs(5), large)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        let small = tokio::time::timeout(Duration::from_secs(5), small)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (tier.reserved_bytes(), large.bytes(), small.bytes()),
-            (9_010, 9_000, 10)
-        );
+        let large = tokio::time::timeout(Duration::from_secs(5), large).await.unwrap().unwrap().unwrap();
+        let small = tokio::time::timeout(Duration::from_secs(5), small).await.unwrap().unwrap().unwrap();
+        assert_eq!((tier.reserved_bytes(), large.bytes(), small.bytes()), (9_010, 9_000, 10));
         drop((large, small));
         assert_eq!((tier.reserved_bytes(), tier.waiting()), (0, 0));
     }
@@ -352,21 +312,11 @@ mod tests {
     async fn limits_are_named() {
         let tier = RowTier::new(RowTierOptions::with_limit(100));
         let error = tier.reserve(101).await.unwrap_err();
-        assert_eq!(
-            error,
-            Error::TooLarge {
-                wanted_bytes: 101,
-                limit_bytes: 100
-            }
-        );
+        assert_eq!(error, Error::TooLarge { wanted_bytes: 101, limit_bytes: 100 });
         let held = tier.try_reserve(60).unwrap();
         assert_eq!(
             tier.try_reserve(50).unwrap_err(),
-            Error::Full {
-                wanted_bytes: 50,
-                used_bytes: 60,
-                limit_bytes: 100
-            }
+            Error::Full { wanted_bytes: 50, used_bytes: 60, limit_bytes: 100 }
         );
         drop(held);
         tier.wait_for_room().await;
@@ -399,20 +349,13 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(pin);
-        tokio::time::timeout(Duration::from_secs(5), writer)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), writer).await.unwrap().unwrap().unwrap();
         assert!(table.is_empty());
     }
 
     #[tokio::test]
     async fn flushes_are_wanted_at_the_mark() {
-        let tier = Arc::new(RowTier::new(RowTierOptions {
-            limit_bytes: 10_000,
-            flush_at_bytes: 4_000,
-        }));
+        let tier = Arc::new(RowTier::new(RowTierOptions { limit_bytes: 10_000, flush_at_bytes: 4_000 }));
         let table = tier.open(TableId(1), CommitTs::ZERO);
         let flush = tokio::spawn({
             let tier = tier.clone();
@@ -422,9 +365,6 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(!flush.is_finished());
         fill(&table, 2, 4_000);
-        tokio::time::timeout(Duration::from_secs(5), flush)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), flush).await.unwrap().unwrap();
     }
 }

@@ -67,7 +67,9 @@ impl Manifest {
     /// Reads a manifest; the error says what is wrong with it.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self> {
         let body = FORM.open(bytes).map_err(|flaw| match flaw {
-            Flaw::Format { .. } => Error::Place(format!("the backup has {flaw}: restore it with the version that took it")),
+            Flaw::Format { .. } => {
+                Error::Place(format!("the backup has {flaw}: restore it with the version that took it"))
+            }
             flaw => Error::Corrupt(format!("{MANIFEST}: {flaw}")),
         })?;
         Self::read(&mut Reader::new(body)).map_err(|error| Error::Corrupt(format!("{MANIFEST}: {error}")))

@@ -10,11 +10,11 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
 use base::{ColumnId, CommitTs, SchemaVersion, TableId};
 use futures::TryStreamExt;
-use runtime::Runtime;
 use lattice_storage as storage;
+use runtime::Runtime;
 use storage::{
-    BeginOptions, KeyCodec, Locator, ScanSpec, Store, StoreOptions, StoredColumn, StoredSchema, SystemColumns, TableView,
-    Transaction,
+    BeginOptions, KeyCodec, Locator, ScanSpec, Store, StoreOptions, StoredColumn, StoredSchema, SystemColumns,
+    TableView, Transaction,
 };
 
 /// `id BIGINT PRIMARY KEY, value TEXT`.
@@ -68,7 +68,8 @@ pub async fn begin(store: &Store) -> Transaction {
 pub async fn contents(view: &TableView) -> BTreeMap<i64, String> {
     let mut all = BTreeMap::new();
     for partition in view.partitions(3) {
-        let batches: Vec<RecordBatch> = view.scan(&partition, &with_locators(vec![0, 1])).try_collect().await.expect("scan");
+        let batches: Vec<RecordBatch> =
+            view.scan(&partition, &with_locators(vec![0, 1])).try_collect().await.expect("scan");
         for batch in batches {
             let places = Locator::read(&batch).expect("locators");
             let ids = batch.column(0).as_primitive::<Int64Type>();
@@ -109,7 +110,11 @@ pub async fn locators(view: &TableView, ids: &[i64]) -> Vec<(i64, Locator)> {
 }
 
 /// Updates the rows that exist.
-pub async fn update(transaction: &Transaction, schema: &Arc<StoredSchema>, changes: &[(i64, &str)]) -> storage::Result<()> {
+pub async fn update(
+    transaction: &Transaction,
+    schema: &Arc<StoredSchema>,
+    changes: &[(i64, &str)],
+) -> storage::Result<()> {
     let view = transaction.view(schema)?;
     let ids: Vec<i64> = changes.iter().map(|(id, _)| *id).collect();
     let found = locators(&view, &ids).await;

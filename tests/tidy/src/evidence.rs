@@ -19,7 +19,8 @@ pub(crate) fn rendered(document: &str, folder: &Path) -> Result<String, String> 
         let (before, after) = rest.split_at(at);
         let (marker, after) = after.split_once('\n').ok_or("a marker without a line end")?;
         let (_, after) = after.split_once(END).ok_or_else(|| format!("{marker} has no end"))?;
-        let wanted = marker[BEGIN.len()..].trim_end().strip_suffix("-->").ok_or_else(|| format!("{marker} is not closed"))?;
+        let wanted =
+            marker[BEGIN.len()..].trim_end().strip_suffix("-->").ok_or_else(|| format!("{marker} is not closed"))?;
         let (file, names) = wanted.split_once(':').ok_or_else(|| format!("{marker} names no rows"))?;
         let path = folder.join(format!("{}.json", file.trim()));
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -58,17 +59,25 @@ fn table(evidence: &Value, names: &[&str]) -> Result<String, String> {
         out.push_str(&format!("| {name} |"));
         for subject in &subjects {
             let row = rows.iter().find(|row| text(row, "name") == *name && text(row, "subject") == *subject);
-            let cell = row.map_or_else(|| "–".to_owned(), |row| {
-                let shown = |key: &str| figure(row[key].as_f64().unwrap_or(f64::NAN), &text(row, "unit"));
-                let (low, high) = (shown("min"), shown("max"));
-                if row["n"].as_u64() > Some(1) && low != high { format!("{} ({low} to {high})", shown("median")) } else { shown("median") }
-            });
+            let cell = row.map_or_else(
+                || "–".to_owned(),
+                |row| {
+                    let shown = |key: &str| figure(row[key].as_f64().unwrap_or(f64::NAN), &text(row, "unit"));
+                    let (low, high) = (shown("min"), shown("max"));
+                    if row["n"].as_u64() > Some(1) && low != high {
+                        format!("{} ({low} to {high})", shown("median"))
+                    } else {
+                        shown("median")
+                    }
+                },
+            );
             out.push_str(&format!(" {cell} |"));
         }
         out.push('\n');
     }
     let versions = evidence["versions"].as_object().into_iter().flatten();
-    let versions: Vec<String> = versions.map(|(name, version)| format!("{name} {}", version.as_str().unwrap_or("?"))).collect();
+    let versions: Vec<String> =
+        versions.map(|(name, version)| format!("{name} {}", version.as_str().unwrap_or("?"))).collect();
     let machine = &evidence["machine"];
     out.push_str(&format!(
         "\nCommit {}, {} cores, {} GiB; {}; `{}`\n",
@@ -93,7 +102,8 @@ fn figure(value: f64, unit: &str) -> String {
         "bytes" => (1024.0, &["B", "KiB", "MiB", "GiB"]),
         _ => {
             let whole = format!("{value:.0}");
-            let grouped: Vec<&str> = whole.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
+            let grouped: Vec<&str> =
+                whole.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
             let unit = if unit == "1/s" { " /s".to_owned() } else { format!(" {unit}") };
             return format!("{}{unit}", grouped.join(","));
         }
@@ -134,9 +144,7 @@ mod tests {
     fn tables_come_from_the_evidence_alone() {
         let folder = std::env::temp_dir().join(format!("lattice-tidy-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let row = |name: &str, subject: &str, median: f64, n: u64| {
-            serde_json::json!({"name": name, "subject": subject, "unit": "s", "median": median, "min": median, "max": 2.0 * median, "n": n})
-        };
+        let row = |name: &str, subject: &str, median: f64, n: u64| serde_json::json!({"name": name, "subject": subject, "unit": "s", "median": median, "min": median, "max": 2.0 * median, "n": n});
         let evidence = serde_json::json!({
             "commit": "abc", "machine": {"cores": 2, "memory_gib": 24}, "versions": {"x": "1"}, "command": "make it",
             "rows": [row("q01", "a", 1.0, 5), row("q01", "b", 2.0, 1), row("q02", "a", 3.0, 5), row("other", "a", 9.0, 5)],
@@ -144,8 +152,15 @@ mod tests {
         std::fs::write(folder.join("e.json"), evidence.to_string()).unwrap();
         let document = "Before\n<!-- evidence e: q* -->\nold\n<!-- end of evidence -->\nafter\n";
         let page = rendered(document, &folder).unwrap();
-        assert!(page.starts_with("Before\n<!-- evidence e: q* -->\n| | a | b |\n") && page.ends_with("evidence -->\nafter\n"), "{page}");
-        assert!(page.contains("| q01 | 1.00 s (1.00 s to 2.00 s) | 2.00 s |\n| q02 | 3.00 s (3.00 s to 6.00 s) | – |\n"), "{page}");
+        assert!(
+            page.starts_with("Before\n<!-- evidence e: q* -->\n| | a | b |\n")
+                && page.ends_with("evidence -->\nafter\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("| q01 | 1.00 s (1.00 s to 2.00 s) | 2.00 s |\n| q02 | 3.00 s (3.00 s to 6.00 s) | – |\n"),
+            "{page}"
+        );
         assert!(!page.contains("old") && !page.contains("other"), "{page}");
         assert_eq!(rendered(&page, &folder).unwrap(), page);
         assert!(rendered("<!-- evidence e: nothing -->\n<!-- end of evidence -->", &folder).is_err());

@@ -215,8 +215,12 @@ mod tests {
             let there = std::fs::read_to_string(root().join(&path)).unwrap();
             match evidence::rendered(&there, &root().join("docs/evidence")) {
                 Ok(page) if page == there => {}
-                Ok(page) if std::env::var_os("LATTICE_BLESS").is_some() => std::fs::write(root().join(&path), page).unwrap(),
-                Ok(_) => faults.push(format!("{}: its tables are stale: run this test with LATTICE_BLESS=1", path.display())),
+                Ok(page) if std::env::var_os("LATTICE_BLESS").is_some() => {
+                    std::fs::write(root().join(&path), page).unwrap()
+                }
+                Ok(_) => {
+                    faults.push(format!("{}: its tables are stale: run this test with LATTICE_BLESS=1", path.display()))
+                }
                 Err(error) => faults.push(format!("{}: {error}", path.display())),
             }
         }

@@ -20,12 +20,18 @@ use text::{Kind, Value};
 /// `json -> key`, `json -> index`.
 pub(crate) static GET: Definition = pure(
     &["json_get"],
-    &[on(&[Param::Json, Param::Text], Returns::Compute(same_json), get), on(&[Param::Json, Param::Int], Returns::Compute(same_json), get_at)],
+    &[
+        on(&[Param::Json, Param::Text], Returns::Compute(same_json), get),
+        on(&[Param::Json, Param::Int], Returns::Compute(same_json), get_at),
+    ],
 );
 /// `json ->> key`, `json ->> index`.
 pub(crate) static GET_TEXT: Definition = pure(
     &["json_get_text"],
-    &[on(&[Param::Json, Param::Text], Returns::Text, get_text), on(&[Param::Json, Param::Int], Returns::Text, get_text_at)],
+    &[
+        on(&[Param::Json, Param::Text], Returns::Text, get_text),
+        on(&[Param::Json, Param::Int], Returns::Text, get_text_at),
+    ],
 );
 /// `json #> path`.
 pub(crate) static PATH: Definition = pure(
@@ -38,24 +44,36 @@ pub(crate) static PATH: Definition = pure(
 /// `json #>> path`.
 pub(crate) static PATH_TEXT: Definition = pure(
     &["json_get_path_text"],
-    &[on(&[Param::Json, Param::TextList], Returns::Text, path_text), on(&[Param::Json, Param::Text], Returns::Text, path_text)],
+    &[
+        on(&[Param::Json, Param::TextList], Returns::Text, path_text),
+        on(&[Param::Json, Param::Text], Returns::Text, path_text),
+    ],
 );
 /// `jsonb @> jsonb`.
-pub(crate) static CONTAINS: Definition = pure(&["jsonb_contains"], &[on(&[Param::Json, Param::Json], Returns::Bool, contains)]);
+pub(crate) static CONTAINS: Definition =
+    pure(&["jsonb_contains"], &[on(&[Param::Json, Param::Json], Returns::Bool, contains)]);
 /// `jsonb ? key`.
-pub(crate) static EXISTS: Definition = pure(&["jsonb_exists"], &[on(&[Param::Json, Param::Text], Returns::Bool, exists)]);
+pub(crate) static EXISTS: Definition =
+    pure(&["jsonb_exists"], &[on(&[Param::Json, Param::Text], Returns::Bool, exists)]);
 /// `jsonb ?| keys`.
 pub(crate) static EXISTS_ANY: Definition = pure(
     &["jsonb_exists_any"],
-    &[on(&[Param::Json, Param::TextList], Returns::Bool, exists_any), on(&[Param::Json, Param::Text], Returns::Bool, exists_any)],
+    &[
+        on(&[Param::Json, Param::TextList], Returns::Bool, exists_any),
+        on(&[Param::Json, Param::Text], Returns::Bool, exists_any),
+    ],
 );
 /// `jsonb ?& keys`.
 pub(crate) static EXISTS_ALL: Definition = pure(
     &["jsonb_exists_all"],
-    &[on(&[Param::Json, Param::TextList], Returns::Bool, exists_all), on(&[Param::Json, Param::Text], Returns::Bool, exists_all)],
+    &[
+        on(&[Param::Json, Param::TextList], Returns::Bool, exists_all),
+        on(&[Param::Json, Param::Text], Returns::Bool, exists_all),
+    ],
 );
 /// `jsonb || jsonb`.
-pub(crate) static CONCAT: Definition = pure(&["jsonb_concat"], &[on(&[Param::Json, Param::Json], Returns::Jsonb, concat)]);
+pub(crate) static CONCAT: Definition =
+    pure(&["jsonb_concat"], &[on(&[Param::Json, Param::Json], Returns::Jsonb, concat)]);
 /// `jsonb - key`, `jsonb - index`, `jsonb - keys`.
 pub(crate) static DELETE: Definition = pure(
     &["jsonb_delete"],
@@ -68,15 +86,23 @@ pub(crate) static DELETE: Definition = pure(
 /// `jsonb #- path`.
 pub(crate) static DELETE_PATH: Definition = pure(
     &["jsonb_delete_path"],
-    &[on(&[Param::Json, Param::TextList], Returns::Jsonb, delete_path), on(&[Param::Json, Param::Text], Returns::Jsonb, delete_path)],
+    &[
+        on(&[Param::Json, Param::TextList], Returns::Jsonb, delete_path),
+        on(&[Param::Json, Param::Text], Returns::Jsonb, delete_path),
+    ],
 );
 
 static TYPEOF: Definition = pure(&["json_typeof", "jsonb_typeof"], &[on(&[Param::Json], Returns::Text, type_of)]);
-static ARRAY_LENGTH: Definition = pure(&["json_array_length", "jsonb_array_length"], &[on(&[Param::Json], Returns::Int4, array_length)]);
-static OBJECT_KEYS: Definition = pure(&["json_object_keys", "jsonb_object_keys"], &[on(&[Param::Json], Returns::TextList, object_keys)]);
-static ELEMENTS: Definition = pure(&["json_array_elements", "jsonb_array_elements"], &[on(&[Param::Json], Returns::JsonList, array_elements)]);
-static ELEMENTS_TEXT: Definition =
-    pure(&["json_array_elements_text", "jsonb_array_elements_text"], &[on(&[Param::Json], Returns::TextList, array_elements_text)]);
+static ARRAY_LENGTH: Definition =
+    pure(&["json_array_length", "jsonb_array_length"], &[on(&[Param::Json], Returns::Int4, array_length)]);
+static OBJECT_KEYS: Definition =
+    pure(&["json_object_keys", "jsonb_object_keys"], &[on(&[Param::Json], Returns::TextList, object_keys)]);
+static ELEMENTS: Definition =
+    pure(&["json_array_elements", "jsonb_array_elements"], &[on(&[Param::Json], Returns::JsonList, array_elements)]);
+static ELEMENTS_TEXT: Definition = pure(
+    &["json_array_elements_text", "jsonb_array_elements_text"],
+    &[on(&[Param::Json], Returns::TextList, array_elements_text)],
+);
 static EXTRACT_PATH: Definition = pure(
     &["json_extract_path", "jsonb_extract_path"],
     &[variadic(&[Param::Json], Param::Text, Returns::Compute(same_json), extract_path)],
@@ -85,10 +111,13 @@ static EXTRACT_PATH_TEXT: Definition = pure(
     &["json_extract_path_text", "jsonb_extract_path_text"],
     &[variadic(&[Param::Json], Param::Text, Returns::Text, extract_path_text)],
 );
-static BUILD_OBJECT: Definition = pure(&["json_build_object"], &[variadic(&[], Param::Any, Returns::Json, build_object)]);
-static BUILD_OBJECT_B: Definition = pure(&["jsonb_build_object"], &[variadic(&[], Param::Any, Returns::Jsonb, build_object_b)]);
+static BUILD_OBJECT: Definition =
+    pure(&["json_build_object"], &[variadic(&[], Param::Any, Returns::Json, build_object)]);
+static BUILD_OBJECT_B: Definition =
+    pure(&["jsonb_build_object"], &[variadic(&[], Param::Any, Returns::Jsonb, build_object_b)]);
 static BUILD_ARRAY: Definition = pure(&["json_build_array"], &[variadic(&[], Param::Any, Returns::Json, build_array)]);
-static BUILD_ARRAY_B: Definition = pure(&["jsonb_build_array"], &[variadic(&[], Param::Any, Returns::Jsonb, build_array_b)]);
+static BUILD_ARRAY_B: Definition =
+    pure(&["jsonb_build_array"], &[variadic(&[], Param::Any, Returns::Jsonb, build_array_b)]);
 static OBJECT: Definition = pure(
     &["json_object"],
     &[
@@ -340,9 +369,14 @@ fn delete(call: &Call<'_>) -> Result<ArrayRef> {
             vec![call.text(1).value(row).to_owned()]
         };
         let kept = match text::parse(call.text(0).value(row))? {
-            Value::Object(members) => Value::Object(members.into_iter().filter(|(name, _)| !keys.iter().any(|key| key == name)).collect()),
+            Value::Object(members) => {
+                Value::Object(members.into_iter().filter(|(name, _)| !keys.iter().any(|key| key == name)).collect())
+            }
             Value::Array(items) => Value::Array(
-                items.into_iter().filter(|item| !matches!(item, Value::String(text) if keys.iter().any(|key| key == text))).collect(),
+                items
+                    .into_iter()
+                    .filter(|item| !matches!(item, Value::String(text) if keys.iter().any(|key| key == text)))
+                    .collect(),
             ),
             _ => return Err(not_on_scalar("delete from")),
         };
@@ -459,7 +493,11 @@ fn insert_at<'a>(value: &mut Value<'a>, steps: &[String], new: &Value<'a>, after
     let Some((first, rest)) = steps.split_first() else { return Ok(()) };
     match value {
         Value::Object(members) => match members.iter_mut().rev().find(|(name, _)| name == first) {
-            Some(_) if rest.is_empty() => return Err(Error::invalid("cannot replace an existing key with jsonb_insert").with_hint("use jsonb_set")),
+            Some(_) if rest.is_empty() => {
+                return Err(
+                    Error::invalid("cannot replace an existing key with jsonb_insert").with_hint("use jsonb_set")
+                );
+            }
             Some((_, inner)) => insert_at(inner, rest, new, after)?,
             None if rest.is_empty() => members.push((first.clone().into(), new.clone())),
             None => {}
@@ -503,7 +541,9 @@ fn array_elements(call: &Call<'_>) -> Result<ArrayRef> {
 }
 
 fn array_elements_text(call: &Call<'_>) -> Result<ArrayRef> {
-    call.text_lists(1, |row| text::elements(call.text(0).value(row))?.into_iter().map(text::as_text).collect::<Result<_>>().map(Some))
+    call.text_lists(1, |row| {
+        text::elements(call.text(0).value(row))?.into_iter().map(text::as_text).collect::<Result<_>>().map(Some)
+    })
 }
 
 /// Appends any value as JSON.
@@ -514,7 +554,9 @@ pub(crate) fn write_json(out: &mut String, array: &dyn Array, field: &Field, row
     }
     let is_json = field.metadata().get(EXTENSION).is_some_and(|name| name == "arrow.json");
     match array.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json => format::write_value(out, array, field, row)?,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json => {
+            format::write_value(out, array, field, row)?
+        }
         DataType::Boolean => format::write_value(out, array, field, row)?,
         other if other.is_numeric() => {
             let start = out.len();
@@ -602,7 +644,10 @@ fn build_object(call: &Call<'_>) -> Result<ArrayRef> {
                 out.push_str(", ");
             }
             let Some(name) = format::value_text(&call.arrays[at], &call.fields[at], row)? else {
-                return Err(Error::invalid(format!("argument {} of json_build_object is null, and a name cannot be null", at + 1)));
+                return Err(Error::invalid(format!(
+                    "argument {} of json_build_object is null, and a name cannot be null",
+                    at + 1
+                )));
             };
             text::write_string(&mut out, &name);
             out.push_str(" : ");
@@ -642,7 +687,10 @@ fn object(call: &Call<'_>) -> Result<ArrayRef> {
         let pairs: Vec<(Option<String>, Option<String>)> = if call.has(1) {
             let second = list_items(&call.arrays[1], row)?;
             if first.len() != second.len() {
-                return Err(Error::state(SqlState::INVALID_PARAMETER_VALUE, "json_object was given lists of different lengths"));
+                return Err(Error::state(
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    "json_object was given lists of different lengths",
+                ));
             }
             first.into_iter().zip(second).collect()
         } else {

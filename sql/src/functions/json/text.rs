@@ -113,7 +113,10 @@ impl<'a> Scanner<'a> {
     fn deeper(&mut self) -> Result<()> {
         self.depth += 1;
         if self.depth > DEPTH {
-            return Err(Error::state(SqlState::STATEMENT_TOO_COMPLEX, format!("a JSON value nests deeper than {DEPTH} levels")));
+            return Err(Error::state(
+                SqlState::STATEMENT_TOO_COMPLEX,
+                format!("a JSON value nests deeper than {DEPTH} levels"),
+            ));
         }
         Ok(())
     }
@@ -399,7 +402,12 @@ pub(crate) fn elements(text: &str) -> Result<Vec<&str>> {
     scanner.space();
     match scanner.kind()? {
         Kind::Array => {}
-        other => return Err(Error::invalid(format!("the elements of a JSON {} were asked for; only an array has elements", other.name()))),
+        other => {
+            return Err(Error::invalid(format!(
+                "the elements of a JSON {} were asked for; only an array has elements",
+                other.name()
+            )));
+        }
     }
     let mut elements = Vec::new();
     scanner.elements(|value| {
@@ -415,7 +423,12 @@ pub(crate) fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>> {
     scanner.space();
     match scanner.kind()? {
         Kind::Object => {}
-        other => return Err(Error::invalid(format!("the members of a JSON {} were asked for; only an object has members", other.name()))),
+        other => {
+            return Err(Error::invalid(format!(
+                "the members of a JSON {} were asked for; only an object has members",
+                other.name()
+            )));
+        }
     }
     let mut members = Vec::new();
     scanner.members(|name, value| {
@@ -430,7 +443,12 @@ pub(crate) fn as_text(value: &str) -> Result<Option<String>> {
     let value = value.trim();
     match kind(value)? {
         Kind::Null => Ok(None),
-        Kind::String => Ok(Some(unescape(value.trim_matches(|ch: char| ch.is_ascii_whitespace()).get(1..value.len() - 1).unwrap_or_default())?.into_owned())),
+        Kind::String => Ok(Some(
+            unescape(
+                value.trim_matches(|ch: char| ch.is_ascii_whitespace()).get(1..value.len() - 1).unwrap_or_default(),
+            )?
+            .into_owned(),
+        )),
         _ => Ok(Some(value.to_owned())),
     }
 }
@@ -440,7 +458,9 @@ fn unescape(text: &str) -> Result<Cow<'_, str>> {
     if !text.contains('\\') {
         return Ok(Cow::Borrowed(text));
     }
-    let wrong = |what: &str| Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("unsupported Unicode escape in JSON: {what}"));
+    let wrong = |what: &str| {
+        Error::state(SqlState::INVALID_TEXT_REPRESENTATION, format!("unsupported Unicode escape in JSON: {what}"))
+    };
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     let hex = |chars: &mut std::str::Chars<'_>| {
@@ -618,7 +638,8 @@ fn parts(number: &str) -> (bool, String, i64) {
     };
     let (mantissa, exponent) = rest.split_once(['e', 'E']).unwrap_or((rest, "0"));
     // An exponent beyond 64 bits is as good as the largest.
-    let mut exponent: i64 = exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN / 2 } else { i64::MAX / 2 });
+    let mut exponent: i64 =
+        exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN / 2 } else { i64::MAX / 2 });
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     exponent = exponent.saturating_sub(i64::try_from(fraction.len()).unwrap_or(i64::MAX));
     let digits = format!("{whole}{fraction}");
@@ -694,9 +715,9 @@ pub(crate) fn contains(whole: &Value<'_>, part: &Value<'_>) -> bool {
 
 fn contains_inner(whole: &Value<'_>, part: &Value<'_>) -> bool {
     match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => part.iter().all(|(name, wanted)| {
-            whole.iter().any(|(other, value)| other == name && contains_inner(value, wanted))
-        }),
+        (Value::Object(whole), Value::Object(part)) => part
+            .iter()
+            .all(|(name, wanted)| whole.iter().any(|(other, value)| other == name && contains_inner(value, wanted))),
         (Value::Array(whole), Value::Array(part)) => {
             part.iter().all(|wanted| whole.iter().any(|value| contains_inner(value, wanted)))
         }
@@ -710,13 +731,34 @@ mod tests {
 
     #[test]
     fn only_json_is_json() {
-        for text in ["1", " -0.5e+10 ", "\"a\\u00e9\\n\"", "[]", "[1, [2], {}]", "{\"a\": {\"b\": null}}", "true", "null"] {
+        for text in
+            ["1", " -0.5e+10 ", "\"a\\u00e9\\n\"", "[]", "[1, [2], {}]", "{\"a\": {\"b\": null}}", "true", "null"]
+        {
             check(text).unwrap();
             parse(text).unwrap();
         }
         for text in [
-            "", "01", "1.", ".5", "+1", "nul", "nulls", "'a'", "[1,]", "[1 2]", "{a: 1}", "{\"a\" 1}", "{\"a\": 1,}", "\"a", "\"\\x\"",
-            "\"\\u12\"", "1 2", "\"\u{1}\"", "[", "{", "NaN",
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "nul",
+            "nulls",
+            "'a'",
+            "[1,]",
+            "[1 2]",
+            "{a: 1}",
+            "{\"a\" 1}",
+            "{\"a\": 1,}",
+            "\"a",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "1 2",
+            "\"\u{1}\"",
+            "[",
+            "{",
+            "NaN",
         ] {
             assert_eq!(check(text).unwrap_err().sqlstate, SqlState::INVALID_TEXT_REPRESENTATION, "{text}");
             assert!(parse(text).is_err(), "{text}");
@@ -752,7 +794,10 @@ mod tests {
         let list = member(text, "a").unwrap().unwrap();
         assert_eq!(element(list, -2).unwrap(), Some("{\"b\" : \"x\\ny\"}"));
         assert_eq!(element(list, 9).unwrap(), None);
-        assert_eq!(as_text(member(element(list, 1).unwrap().unwrap(), "b").unwrap().unwrap()).unwrap().as_deref(), Some("x\ny"));
+        assert_eq!(
+            as_text(member(element(list, 1).unwrap().unwrap(), "b").unwrap().unwrap()).unwrap().as_deref(),
+            Some("x\ny")
+        );
         assert_eq!(as_text("null").unwrap(), None);
         assert_eq!(as_text("\"\\ud83d\\ude00\"").unwrap().as_deref(), Some("😀"));
         assert!(as_text("\"\\ud83d\"").is_err());
@@ -768,8 +813,14 @@ mod tests {
             ("{\"a\":{\"b\":[1,2]}}", "{\"a\":{\"b\":[2]}}"),
             ("{}", "{}"),
         ];
-        let no = [("\"bar\"", "[\"bar\"]"), ("{\"a\":1}", "{\"a\":2}"), ("[[1,2]]", "[1]"), ("{\"a\":{\"b\":1}}", "{\"b\":1}")];
-        let contains = |(whole, part): (&str, &str)| contains(&normal(parse(whole).unwrap()), &normal(parse(part).unwrap()));
+        let no = [
+            ("\"bar\"", "[\"bar\"]"),
+            ("{\"a\":1}", "{\"a\":2}"),
+            ("[[1,2]]", "[1]"),
+            ("{\"a\":{\"b\":1}}", "{\"b\":1}"),
+        ];
+        let contains =
+            |(whole, part): (&str, &str)| contains(&normal(parse(whole).unwrap()), &normal(parse(part).unwrap()));
         assert!(yes.into_iter().all(contains));
         assert!(!no.into_iter().any(contains));
     }

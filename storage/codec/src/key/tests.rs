@@ -18,11 +18,7 @@ fn some_columns() -> impl Strategy<Value = (Vec<DataType>, Vec<ArrayRef>)> {
 }
 
 fn compare_rows(columns: &[ArrayRef], left: usize, right: usize) -> Ordering {
-    columns
-        .iter()
-        .map(|column| compare(column, left, right))
-        .find(|order| order.is_ne())
-        .unwrap_or(Ordering::Equal)
+    columns.iter().map(|column| compare(column, left, right)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
 proptest! {
@@ -135,14 +131,9 @@ proptest! {
 
 #[test]
 fn bytes_are_pinned() {
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int32Array::from(vec![Some(-1), None])),
-        Arc::new(StringArray::from(vec!["a\0b", ""])),
-    ];
-    let keys = KeyCodec::of_types(&[DataType::Int32, DataType::Utf8])
-        .unwrap()
-        .keys_of_columns(&columns)
-        .unwrap();
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(Int32Array::from(vec![Some(-1), None])), Arc::new(StringArray::from(vec!["a\0b", ""]))];
+    let keys = KeyCodec::of_types(&[DataType::Int32, DataType::Utf8]).unwrap().keys_of_columns(&columns).unwrap();
     assert_eq!(format!("{:?}", keys[0]), "k:017fffffff016100ff620000");
     assert_eq!(format!("{:?}", keys[1]), "k:0200000000010000");
 }
@@ -150,65 +141,33 @@ fn bytes_are_pinned() {
 #[test]
 fn wide_batches_share_one_allocation() {
     let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(0..1000))];
-    let keys = KeyCodec::of_types(&[DataType::Int64])
-        .unwrap()
-        .keys_of_columns(&columns)
-        .unwrap();
-    assert!(
-        keys.windows(2)
-            .all(|pair| pair[0].as_bytes().as_ptr().wrapping_add(9) == pair[1].as_bytes().as_ptr())
-    );
+    let keys = KeyCodec::of_types(&[DataType::Int64]).unwrap().keys_of_columns(&columns).unwrap();
+    assert!(keys.windows(2).all(|pair| pair[0].as_bytes().as_ptr().wrapping_add(9) == pair[1].as_bytes().as_ptr()));
     assert!(KeyCodec::is_sorted_unique(&keys));
 }
 
 #[test]
 fn wrong_columns_are_refused() {
-    assert_eq!(
-        KeyCodec::of_types(&[list_of(DataType::Int32)])
-            .unwrap_err()
-            .kind(),
-        ErrorKind::Unsupported
-    );
+    assert_eq!(KeyCodec::of_types(&[list_of(DataType::Int32)]).unwrap_err().kind(), ErrorKind::Unsupported);
     let interval = DataType::Interval(arrow::datatypes::IntervalUnit::MonthDayNano);
-    assert!(matches!(
-        KeyCodec::of_types(&[interval]),
-        Err(Error::UnsupportedType(_))
-    ));
-    assert!(matches!(
-        KeyCodec::of_types(&[DataType::UInt8]),
-        Err(Error::UnsupportedType(_))
-    ));
+    assert!(matches!(KeyCodec::of_types(&[interval]), Err(Error::UnsupportedType(_))));
+    assert!(matches!(KeyCodec::of_types(&[DataType::UInt8]), Err(Error::UnsupportedType(_))));
 
     let codec = KeyCodec::of_types(&[DataType::Int64, DataType::Int64]).unwrap();
     let longs: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
     let ints: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
     let short: ArrayRef = Arc::new(Int64Array::from(vec![1]));
-    assert!(matches!(
-        codec.keys_of_columns(std::slice::from_ref(&longs)),
-        Err(Error::Mismatch(_))
-    ));
-    assert!(matches!(
-        codec.keys_of_columns(&[longs.clone(), ints]),
-        Err(Error::Mismatch(_))
-    ));
-    assert!(matches!(
-        codec.keys_of_columns(&[longs.clone(), short]),
-        Err(Error::Mismatch(_))
-    ));
+    assert!(matches!(codec.keys_of_columns(std::slice::from_ref(&longs)), Err(Error::Mismatch(_))));
+    assert!(matches!(codec.keys_of_columns(&[longs.clone(), ints]), Err(Error::Mismatch(_))));
+    assert!(matches!(codec.keys_of_columns(&[longs.clone(), short]), Err(Error::Mismatch(_))));
     assert!(matches!(codec.encode_prefix(&[]), Err(Error::Mismatch(_))));
     assert!(codec.keys_of_columns(&[longs.clone(), longs]).is_ok());
 }
 
 #[test]
 fn hidden_keys_are_ordinary_columns() {
-    let column = |id, data_type| StoredColumn {
-        id,
-        name: "c".into(),
-        data_type,
-        nullable: true,
-        dropped: false,
-        missing: None,
-    };
+    let column =
+        |id, data_type| StoredColumn { id, name: "c".into(), data_type, nullable: true, dropped: false, missing: None };
     let columns = vec![
         column(ColumnId(1), DataType::Utf8),
         column(crate::ROW_TS_COLUMN, DataType::Int64),
@@ -228,22 +187,13 @@ fn hidden_keys_are_ordinary_columns() {
     let codec = KeyCodec::new(&schema).unwrap();
     let keys = codec.keys(&batch).unwrap();
     assert!(keys[1] < keys[0]);
-    assert_eq!(
-        codec.decode(&keys).unwrap()[1]
-            .as_primitive::<Int64Type>()
-            .values()
-            .as_ref(),
-        &[1, 0]
-    );
+    assert_eq!(codec.decode(&keys).unwrap()[1].as_primitive::<Int64Type>().values().as_ref(), &[1, 0]);
 }
 
 #[test]
 fn the_empty_prefix_selects_everything() {
     let empty = RowKey::default();
-    assert_eq!(
-        KeyCodec::prefix_range(&empty),
-        (Bound::Included(empty.clone()), Bound::Unbounded)
-    );
+    assert_eq!(KeyCodec::prefix_range(&empty), (Bound::Included(empty.clone()), Bound::Unbounded));
     let (start, end) = KeyCodec::range(Bound::Excluded(&empty), Bound::Unbounded);
     assert!(!(start, end).contains(&RowKey(Bytes::from_static(&[NULL_TAG, 0xff, 0xff]))));
 }

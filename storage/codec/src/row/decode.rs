@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arrow::array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, ListArray,
-    NullBufferBuilder, PrimitiveArray, StringArray,
+    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, ListArray, NullBufferBuilder,
+    PrimitiveArray, StringArray,
 };
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNano};
@@ -46,31 +46,17 @@ impl<'a> Row<'a> {
         };
         let columns = usize::from(u16::from_le_bytes(*count));
         if columns > layout.columns() {
-            return Err(Error::Corrupt(format!(
-                "row of {columns} columns, the schema has {}",
-                layout.columns()
-            )));
+            return Err(Error::Corrupt(format!("row of {columns} columns, the schema has {}", layout.columns())));
         }
         let base = Layout::base(columns);
         let fixed_end = layout.fixed_end(columns);
         if bytes.len() < fixed_end {
-            return Err(Error::Corrupt(format!(
-                "row of {} bytes, {columns} columns take {fixed_end}",
-                bytes.len()
-            )));
+            return Err(Error::Corrupt(format!("row of {} bytes, {columns} columns take {fixed_end}", bytes.len())));
         }
-        let row = Self {
-            bytes,
-            columns,
-            base,
-            fixed_end,
-        };
+        let row = Self { bytes, columns, base, fixed_end };
         let end = layout.last_end[columns].map_or(Ok(fixed_end), |slot| row.end(slot))?;
         if end != bytes.len() {
-            return Err(Error::Corrupt(format!(
-                "row of {} bytes ends at {end}",
-                bytes.len()
-            )));
+            return Err(Error::Corrupt(format!("row of {} bytes ends at {end}", bytes.len())));
         }
         Ok(row)
     }
@@ -81,16 +67,9 @@ impl<'a> Row<'a> {
 
     fn end(&self, slot: usize) -> Result<usize> {
         let at = self.base + slot;
-        match self
-            .bytes
-            .get(at..at + END_BYTES)
-            .and_then(|bytes| bytes.first_chunk())
-        {
+        match self.bytes.get(at..at + END_BYTES).and_then(|bytes| bytes.first_chunk()) {
             Some(bytes) => Ok(u32::from_le_bytes(*bytes) as usize),
-            None => Err(Error::Corrupt(format!(
-                "row of {} bytes has no slot at {at}",
-                self.bytes.len()
-            ))),
+            None => Err(Error::Corrupt(format!("row of {} bytes has no slot at {at}", self.bytes.len()))),
         }
     }
 
@@ -105,10 +84,7 @@ impl<'a> Row<'a> {
         let at = self.base + place.slot;
         match self.bytes.get(at..at + place.width) {
             Some(bytes) => Ok(Some(bytes)),
-            None => Err(Error::Corrupt(format!(
-                "row of {} bytes has no slot at {at}",
-                self.bytes.len()
-            ))),
+            None => Err(Error::Corrupt(format!("row of {} bytes has no slot at {at}", self.bytes.len()))),
         }
     }
 
@@ -127,10 +103,7 @@ impl<'a> Row<'a> {
         let end = self.end(place.slot)?;
         match self.bytes.get(start..end) {
             Some(bytes) if start >= self.fixed_end => Ok(Some(bytes)),
-            _ => Err(Error::Corrupt(format!(
-                "value from {start} to {end} in a row of {} bytes",
-                self.bytes.len()
-            ))),
+            _ => Err(Error::Corrupt(format!("value from {start} to {end} in a row of {} bytes", self.bytes.len()))),
         }
     }
 }
@@ -172,10 +145,7 @@ pub(super) fn decode<'a>(
             }
         }
     }
-    let columns = decoders
-        .into_iter()
-        .map(|decoder| decoder.finish())
-        .collect::<Result<Vec<_>>>()?;
+    let columns = decoders.into_iter().map(|decoder| decoder.finish()).collect::<Result<Vec<_>>>()?;
     Ok((columns, count))
 }
 
@@ -185,10 +155,7 @@ pub(crate) trait Decoder {
     fn push(&mut self, value: Option<&[u8]>) -> Result<()>;
 
     /// Appends a fixed column of many rows. One virtual call per block: inside, `push` is known and inlined.
-    #[allow(
-        private_interfaces,
-        reason = "the trait leaves this module only for `push` and `finish`"
-    )]
+    #[allow(private_interfaces, reason = "the trait leaves this module only for `push` and `finish`")]
     fn append_fixed(&mut self, rows: &[Row<'_>], place: &Place<'_>) -> Result<()> {
         for row in rows {
             self.push(row.fixed(place)?)?;
@@ -197,10 +164,7 @@ pub(crate) trait Decoder {
     }
 
     /// Appends a varying column of many rows.
-    #[allow(
-        private_interfaces,
-        reason = "the trait leaves this module only for `push` and `finish`"
-    )]
+    #[allow(private_interfaces, reason = "the trait leaves this module only for `push` and `finish`")]
     fn append_varying(&mut self, rows: &[Row<'_>], place: &Place<'_>) -> Result<()> {
         for row in rows {
             self.push(row.varying(place)?)?;
@@ -215,33 +179,22 @@ pub(crate) trait Decoder {
 /// A decoder for values of a storable type.
 pub(crate) fn decoder(data_type: &DataType, capacity: usize) -> Result<Box<dyn Decoder>> {
     Ok(match data_type {
-        DataType::Boolean => Box::new(Booleans {
-            values: BooleanBufferBuilder::new(capacity),
-            nulls: NullBufferBuilder::new(capacity),
-        }),
+        DataType::Boolean => {
+            Box::new(Booleans { values: BooleanBufferBuilder::new(capacity), nulls: NullBufferBuilder::new(capacity) })
+        }
         DataType::Int16 => primitive::<Int16Type, 2>(data_type, capacity, i16::from_le_bytes),
         DataType::Int32 => primitive::<Int32Type, 4>(data_type, capacity, i32::from_le_bytes),
         DataType::Date32 => primitive::<Date32Type, 4>(data_type, capacity, i32::from_le_bytes),
         DataType::Int64 => primitive::<Int64Type, 8>(data_type, capacity, i64::from_le_bytes),
-        DataType::Time64(_) => {
-            primitive::<Time64MicrosecondType, 8>(data_type, capacity, i64::from_le_bytes)
-        }
-        DataType::Timestamp(_, _) => {
-            primitive::<TimestampMicrosecondType, 8>(data_type, capacity, i64::from_le_bytes)
-        }
+        DataType::Time64(_) => primitive::<Time64MicrosecondType, 8>(data_type, capacity, i64::from_le_bytes),
+        DataType::Timestamp(_, _) => primitive::<TimestampMicrosecondType, 8>(data_type, capacity, i64::from_le_bytes),
         DataType::Float32 => primitive::<Float32Type, 4>(data_type, capacity, f32::from_le_bytes),
         DataType::Float64 => primitive::<Float64Type, 8>(data_type, capacity, f64::from_le_bytes),
         DataType::Decimal128(precision, _) if *precision <= NARROW_DECIMAL_PRECISION_MAX => {
-            primitive::<Decimal128Type, 8>(data_type, capacity, |bytes| {
-                i128::from(i64::from_le_bytes(bytes))
-            })
+            primitive::<Decimal128Type, 8>(data_type, capacity, |bytes| i128::from(i64::from_le_bytes(bytes)))
         }
-        DataType::Decimal128(_, _) => {
-            primitive::<Decimal128Type, 16>(data_type, capacity, i128::from_le_bytes)
-        }
-        DataType::Interval(_) => {
-            primitive::<IntervalMonthDayNanoType, 16>(data_type, capacity, interval)
-        }
+        DataType::Decimal128(_, _) => primitive::<Decimal128Type, 16>(data_type, capacity, i128::from_le_bytes),
+        DataType::Interval(_) => primitive::<IntervalMonthDayNanoType, 16>(data_type, capacity, interval),
         DataType::FixedSizeBinary(width) => {
             let width_bytes = usize::try_from(*width).unwrap_or(0);
             Box::new(Fixed {
@@ -292,9 +245,7 @@ struct Primitive<T: ArrowPrimitiveType, F, const WIDTH: usize> {
     marker: PhantomData<T>,
 }
 
-impl<T: ArrowPrimitiveType, F: Fn([u8; WIDTH]) -> T::Native, const WIDTH: usize> Decoder
-    for Primitive<T, F, WIDTH>
-{
+impl<T: ArrowPrimitiveType, F: Fn([u8; WIDTH]) -> T::Native, const WIDTH: usize> Decoder for Primitive<T, F, WIDTH> {
     #[inline]
     fn push(&mut self, value: Option<&[u8]>) -> Result<()> {
         let Some(value) = value else {
@@ -337,10 +288,7 @@ impl Decoder for Booleans {
     }
 
     fn finish(mut self: Box<Self>) -> Result<ArrayRef> {
-        Ok(Arc::new(BooleanArray::new(
-            self.values.finish(),
-            self.nulls.finish(),
-        )))
+        Ok(Arc::new(BooleanArray::new(self.values.finish(), self.nulls.finish())))
     }
 }
 
@@ -369,11 +317,7 @@ impl Decoder for Fixed {
     }
 
     fn finish(mut self: Box<Self>) -> Result<ArrayRef> {
-        Ok(Arc::new(FixedSizeBinaryArray::try_new(
-            self.width,
-            Buffer::from_vec(self.values),
-            self.nulls.finish(),
-        )?))
+        Ok(Arc::new(FixedSizeBinaryArray::try_new(self.width, Buffer::from_vec(self.values), self.nulls.finish())?))
     }
 }
 
@@ -386,11 +330,7 @@ struct Varying<const TEXT: bool> {
 
 impl<const TEXT: bool> Varying<TEXT> {
     fn new(capacity: usize) -> Self {
-        Self {
-            values: Vec::new(),
-            ends: ends(capacity),
-            nulls: NullBufferBuilder::new(capacity),
-        }
+        Self { values: Vec::new(), ends: ends(capacity), nulls: NullBufferBuilder::new(capacity) }
     }
 }
 
@@ -463,9 +403,7 @@ impl Decoder for Lists {
         match value {
             None => self.nulls.append_null(),
             Some(value) => {
-                self.items(value).unwrap_or_else(|| {
-                    Err(Error::Corrupt(format!("list of {} bytes", value.len())))
-                })?;
+                self.items(value).unwrap_or_else(|| Err(Error::Corrupt(format!("list of {} bytes", value.len()))))?;
                 self.nulls.append_non_null();
             }
         }
@@ -489,11 +427,8 @@ fn ends(capacity: usize) -> Vec<i32> {
 }
 
 fn end(length: usize) -> Result<i32> {
-    i32::try_from(length).map_err(|_| {
-        Error::TooLarge(
-            "a column of more than 2 GiB in one batch; decode fewer rows at once".into(),
-        )
-    })
+    i32::try_from(length)
+        .map_err(|_| Error::TooLarge("a column of more than 2 GiB in one batch; decode fewer rows at once".into()))
 }
 
 fn wrong_width(wanted: usize, given: usize) -> Error {

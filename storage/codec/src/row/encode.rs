@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use arrow::array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
@@ -57,45 +57,26 @@ impl<'a> Column<'a> {
             DataType::Int32 => Values::I32(array.as_primitive::<Int32Type>().values()),
             DataType::Date32 => Values::I32(array.as_primitive::<Date32Type>().values()),
             DataType::Int64 => Values::I64(array.as_primitive::<Int64Type>().values()),
-            DataType::Time64(_) => {
-                Values::I64(array.as_primitive::<Time64MicrosecondType>().values())
-            }
-            DataType::Timestamp(_, _) => {
-                Values::I64(array.as_primitive::<TimestampMicrosecondType>().values())
-            }
+            DataType::Time64(_) => Values::I64(array.as_primitive::<Time64MicrosecondType>().values()),
+            DataType::Timestamp(_, _) => Values::I64(array.as_primitive::<TimestampMicrosecondType>().values()),
             DataType::Float32 => Values::F32(array.as_primitive::<Float32Type>().values()),
             DataType::Float64 => Values::F64(array.as_primitive::<Float64Type>().values()),
             DataType::Decimal128(precision, _) => {
                 let values = array.as_primitive::<Decimal128Type>().values();
-                if *precision <= NARROW_DECIMAL_PRECISION_MAX {
-                    Values::Narrow(values)
-                } else {
-                    Values::Wide(values)
-                }
+                if *precision <= NARROW_DECIMAL_PRECISION_MAX { Values::Narrow(values) } else { Values::Wide(values) }
             }
-            DataType::Interval(_) => {
-                Values::Interval(array.as_primitive::<IntervalMonthDayNanoType>().values())
-            }
+            DataType::Interval(_) => Values::Interval(array.as_primitive::<IntervalMonthDayNanoType>().values()),
             DataType::FixedSizeBinary(width) => {
                 let array = array.as_fixed_size_binary();
-                Values::Fixed {
-                    bytes: array.value_data(),
-                    width: usize::try_from(*width).unwrap_or(0),
-                }
+                Values::Fixed { bytes: array.value_data(), width: usize::try_from(*width).unwrap_or(0) }
             }
             DataType::Utf8 => {
                 let array = array.as_string::<i32>();
-                Values::Var {
-                    ends: array.value_offsets(),
-                    bytes: array.value_data(),
-                }
+                Values::Var { ends: array.value_offsets(), bytes: array.value_data() }
             }
             DataType::Binary => {
                 let array = array.as_binary::<i32>();
-                Values::Var {
-                    ends: array.value_offsets(),
-                    bytes: array.value_data(),
-                }
+                Values::Var { ends: array.value_offsets(), bytes: array.value_data() }
             }
             DataType::List(item) => {
                 let array = array.as_list::<i32>();
@@ -107,10 +88,7 @@ impl<'a> Column<'a> {
             }
             other => return Err(Error::UnsupportedType(other.to_string())),
         };
-        Ok(Self {
-            values,
-            nulls: array.nulls().filter(|nulls| nulls.null_count() > 0),
-        })
+        Ok(Self { values, nulls: array.nulls().filter(|nulls| nulls.null_count() > 0) })
     }
 
     pub(crate) fn is_null(&self, at: usize) -> bool {
@@ -137,15 +115,9 @@ impl<'a> Column<'a> {
             Values::Wide(_) | Values::Interval(_) => 16,
             Values::Fixed { width, .. } => *width,
             Values::Var { ends, .. } => span(ends, at).len(),
-            Values::List {
-                ends,
-                items,
-                item_width,
-            } => {
+            Values::List { ends, items, item_width } => {
                 let items_span = span(ends, at);
-                let head = 4
-                    + items_span.len().div_ceil(8)
-                    + items_span.len() * item_width.unwrap_or(END_BYTES);
+                let head = 4 + items_span.len().div_ceil(8) + items_span.len() * item_width.unwrap_or(END_BYTES);
                 match item_width {
                     Some(_) => head,
                     None => {
@@ -171,26 +143,15 @@ impl<'a> Column<'a> {
             Values::Narrow(values) => out.copy_from_slice(&narrow(values[at])?.to_le_bytes()),
             Values::Wide(values) => out.copy_from_slice(&values[at].to_le_bytes()),
             Values::Interval(values) => out.copy_from_slice(&interval(values[at])),
-            Values::Fixed { bytes, width } => {
-                out.copy_from_slice(&bytes[at * width..(at + 1) * width])
-            }
+            Values::Fixed { bytes, width } => out.copy_from_slice(&bytes[at * width..(at + 1) * width]),
             Values::Var { ends, bytes } => out.copy_from_slice(&bytes[span(ends, at)]),
-            Values::List {
-                ends,
-                items,
-                item_width,
-            } => return put_list(items, span(ends, at), *item_width, out),
+            Values::List { ends, items, item_width } => return put_list(items, span(ends, at), *item_width, out),
         }
         Ok(())
     }
 }
 
-fn put_list(
-    items: &Column<'_>,
-    span: Range<usize>,
-    item_width: Option<usize>,
-    out: &mut [u8],
-) -> Result<()> {
+fn put_list(items: &Column<'_>, span: Range<usize>, item_width: Option<usize>, out: &mut [u8]) -> Result<()> {
     let count = span.len();
     out[..4].copy_from_slice(&offset(count)?.to_le_bytes());
     let slots = 4 + count.div_ceil(8);
@@ -241,12 +202,8 @@ fn interval(value: IntervalMonthDayNano) -> [u8; 16] {
 }
 
 fn offset(value: usize) -> Result<u32> {
-    u32::try_from(value).map_err(|_| {
-        Error::TooLarge(format!(
-            "a row of {value} bytes, at most {} are possible",
-            u32::MAX
-        ))
-    })
+    u32::try_from(value)
+        .map_err(|_| Error::TooLarge(format!("a row of {value} bytes, at most {} are possible", u32::MAX)))
 }
 
 /// Encodes all rows into one allocation: lengths first, then block by block, column by column.
@@ -276,21 +233,14 @@ pub(super) fn encode(layout: &Layout, columns: &[Column<'_>], rows: usize) -> Re
         }
     }
     let buffer = Bytes::from(buffer);
-    Ok(starts
-        .windows(2)
-        .map(|pair| buffer.slice(pair[0]..pair[1]))
-        .collect())
+    Ok(starts.windows(2).map(|pair| buffer.slice(pair[0]..pair[1])).collect())
 }
 
 /// Where each row starts, and where the last one ends.
 fn starts(layout: &Layout, columns: &[Column<'_>], rows: usize) -> Result<Vec<usize>> {
     let fixed_end = layout.fixed_end(columns.len());
     let mut lengths = vec![fixed_end; rows];
-    for (column, _) in columns
-        .iter()
-        .zip(&layout.widths)
-        .filter(|(_, width)| width.is_none())
-    {
+    for (column, _) in columns.iter().zip(&layout.widths).filter(|(_, width)| width.is_none()) {
         match (&column.values, column.nulls) {
             (Values::Var { ends, .. }, None) => {
                 for (length, pair) in lengths.iter_mut().zip(ends.windows(2)) {
@@ -352,10 +302,7 @@ impl Block<'_> {
             Values::Fixed { bytes, width } => self.each(nulls, |row, slot, at| {
                 row[slot..slot + width].copy_from_slice(&bytes[at * width..(at + 1) * width]);
             }),
-            Values::Var {
-                ends: offsets,
-                bytes,
-            } => {
+            Values::Var { ends: offsets, bytes } => {
                 for (number, &start) in self.starts.iter().enumerate() {
                     let at = self.first + number;
                     let row = &mut self.buffer[start..];
@@ -385,22 +332,15 @@ impl Block<'_> {
                         column.put(at, &mut row[from..end])?;
                         ends[number] = end as u32;
                     }
-                    row[self.slot..self.slot + END_BYTES]
-                        .copy_from_slice(&(end as u32).to_le_bytes());
+                    row[self.slot..self.slot + END_BYTES].copy_from_slice(&(end as u32).to_le_bytes());
                 }
             }
         }
         Ok(())
     }
 
-    fn fixed<const WIDTH: usize>(
-        &mut self,
-        nulls: Option<&NullBuffer>,
-        value: impl Fn(usize) -> [u8; WIDTH],
-    ) {
-        self.each(nulls, |row, slot, at| {
-            row[slot..slot + WIDTH].copy_from_slice(&value(at))
-        });
+    fn fixed<const WIDTH: usize>(&mut self, nulls: Option<&NullBuffer>, value: impl Fn(usize) -> [u8; WIDTH]) {
+        self.each(nulls, |row, slot, at| row[slot..slot + WIDTH].copy_from_slice(&value(at)));
     }
 
     /// Runs `put(bytes from the row's start on, slot, row number)` for every row that is not NULL and marks the others.

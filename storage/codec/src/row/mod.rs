@@ -67,21 +67,12 @@ impl Layout {
                 u16::MAX
             )));
         }
-        let mut layout = Layout {
-            widths: vec![],
-            slots: vec![0],
-            last_end: vec![None],
-            missing: vec![],
-        };
+        let mut layout = Layout { widths: vec![], slots: vec![0], last_end: vec![None], missing: vec![] };
         let mut at = 0;
         for column in &schema.columns {
             check_storable(&column.data_type)?;
             let width = row_width(&column.data_type);
-            layout.last_end.push(if width.is_none() {
-                Some(at)
-            } else {
-                layout.last_end[layout.last_end.len() - 1]
-            });
+            layout.last_end.push(if width.is_none() { Some(at) } else { layout.last_end[layout.last_end.len() - 1] });
             at += width.unwrap_or(END_BYTES);
             layout.widths.push(width);
             layout.slots.push(at);
@@ -134,11 +125,7 @@ impl RowCodec {
             .columns()
             .iter()
             .zip(&self.schema.columns)
-            .map(|(array, column)| {
-                conform(array, &column.data_type, || {
-                    format!("column {}", column.name)
-                })
-            })
+            .map(|(array, column)| conform(array, &column.data_type, || format!("column {}", column.name)))
             .collect::<Result<Vec<_>>>()?;
         let columns = arrays
             .iter()
@@ -162,11 +149,9 @@ impl RowCodec {
     ) -> Result<RecordBatch> {
         let schema = self.projected(projection)?;
         let rows = rows.into_iter();
-        let (columns, count) = decode::decode(&self.layout, &self.schema, rows, projection)
-            .map_err(|error| match error {
-                Error::Corrupt(what) => {
-                    Error::Corrupt(format!("table {}: {what}", self.schema.table))
-                }
+        let (columns, count) =
+            decode::decode(&self.layout, &self.schema, rows, projection).map_err(|error| match error {
+                Error::Corrupt(what) => Error::Corrupt(format!("table {}: {what}", self.schema.table)),
                 other => other,
             })?;
         for ((column, field), &at) in columns.iter().zip(schema.fields()).zip(projection) {
@@ -178,22 +163,13 @@ impl RowCodec {
                 )));
             }
         }
-        Ok(RecordBatch::try_new_with_options(
-            schema,
-            columns,
-            &RecordBatchOptions::new().with_row_count(Some(count)),
-        )?)
+        Ok(RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new().with_row_count(Some(count)))?)
     }
 
     /// The Arrow schema that [`RowCodec::decode`] gives for a projection.
     pub fn projected(&self, projection: &[usize]) -> Result<SchemaRef> {
         let fields = self.schema.arrow().fields();
-        if projection.len() == fields.len()
-            && projection
-                .iter()
-                .enumerate()
-                .all(|(at, &column)| at == column)
-        {
+        if projection.len() == fields.len() && projection.iter().enumerate().all(|(at, &column)| at == column) {
             return Ok(self.schema.arrow().clone());
         }
         let fields = projection

@@ -1,8 +1,6 @@
 //! Rows keep their values in every projection and across schema versions, and damage is found, not followed.
 
-use arrow::array::{
-    Array, ArrayRef, Int32Array, Int64Array, ListArray, NullArray, StringArray, StringViewArray,
-};
+use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, ListArray, NullArray, StringArray, StringViewArray};
 use arrow::datatypes::{DataType, Int32Type};
 use base::{Classify, ColumnId, ErrorKind, SchemaVersion, TableId};
 use proptest::prelude::*;
@@ -21,17 +19,10 @@ fn schema_of(types: &[DataType]) -> Arc<StoredSchema> {
         dropped: false,
         missing: None,
     });
-    Arc::new(StoredSchema::new(
-        TableId(1000),
-        SchemaVersion(1),
-        columns.collect(),
-        vec![0],
-    ))
+    Arc::new(StoredSchema::new(TableId(1000), SchemaVersion(1), columns.collect(), vec![0]))
 }
 
-fn some_rows(
-    rows: std::ops::Range<usize>,
-) -> impl Strategy<Value = (Arc<StoredSchema>, RecordBatch)> {
+fn some_rows(rows: std::ops::Range<usize>) -> impl Strategy<Value = (Arc<StoredSchema>, RecordBatch)> {
     // A few types at a time keeps the cases small; all of them come up.
     proptest::collection::vec(proptest::sample::select(all_types()), 1..6)
         .prop_flat_map(move |types| (Just(schema_of(&types)), columns(types, rows.clone())))
@@ -194,17 +185,9 @@ fn batch(schema: &StoredSchema, columns: Vec<ArrayRef>) -> RecordBatch {
 
 #[test]
 fn bytes_are_pinned() {
-    let schema = schema_of(&[
-        DataType::Int32,
-        DataType::Utf8,
-        DataType::Decimal128(10, 2),
-        list_of(DataType::Int32),
-    ]);
-    let decimal = arrow::array::Decimal128Array::from(vec![-5, 0])
-        .with_precision_and_scale(10, 2)
-        .unwrap();
-    let lists =
-        ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+    let schema = schema_of(&[DataType::Int32, DataType::Utf8, DataType::Decimal128(10, 2), list_of(DataType::Int32)]);
+    let decimal = arrow::array::Decimal128Array::from(vec![-5, 0]).with_precision_and_scale(10, 2).unwrap();
+    let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
     let batch = batch(
         &schema,
         vec![
@@ -215,12 +198,7 @@ fn bytes_are_pinned() {
         ],
     );
     let rows = RowCodec::new(schema).unwrap().encode(&batch).unwrap();
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(
         hex(&rows[0]),
         concat!(
@@ -237,17 +215,7 @@ fn bytes_are_pinned() {
             "00000000"
         )
     );
-    assert_eq!(
-        hex(&rows[1]),
-        concat!(
-            "0400",
-            "09",
-            "00000000",
-            "17000000",
-            "0000000000000000",
-            "17000000"
-        )
-    );
+    assert_eq!(hex(&rows[1]), concat!("0400", "09", "00000000", "17000000", "0000000000000000", "17000000"));
 }
 
 #[test]
@@ -255,13 +223,7 @@ fn rows_of_more_columns_than_known_are_refused() {
     let wide = schema_of(&[DataType::Int32, DataType::Int32]);
     let rows = RowCodec::new(wide.clone()).unwrap();
     let rows = rows
-        .encode(&batch(
-            &wide,
-            vec![
-                Arc::new(Int32Array::from(vec![1])),
-                Arc::new(Int32Array::from(vec![2])),
-            ],
-        ))
+        .encode(&batch(&wide, vec![Arc::new(Int32Array::from(vec![1])), Arc::new(Int32Array::from(vec![2]))]))
         .unwrap();
     let narrow = RowCodec::new(schema_of(&[DataType::Int32])).unwrap();
     assert!(matches!(narrow.decode(&rows, &[0]), Err(Error::Corrupt(_))));
@@ -279,31 +241,20 @@ fn columns_must_be_those_of_the_schema() {
     assert!(matches!(codec.decode(&[], &[2]), Err(Error::Mismatch(_))));
     // Views are as good as strings, and an untyped NULL column stands for any, as a dropped column's does.
     let view: ArrayRef = Arc::new(StringViewArray::from(vec!["x"]));
-    let rows = codec
-        .encode(&RecordBatch::try_from_iter([("a", longs.clone()), ("b", view)]).unwrap())
-        .unwrap();
-    assert_eq!(
-        codec.decode(&rows, &[1]).unwrap().column(0).as_ref(),
-        &StringArray::from(vec!["x"]) as &dyn Array
-    );
+    let rows = codec.encode(&RecordBatch::try_from_iter([("a", longs.clone()), ("b", view)]).unwrap()).unwrap();
+    assert_eq!(codec.decode(&rows, &[1]).unwrap().column(0).as_ref(), &StringArray::from(vec!["x"]) as &dyn Array);
     let null: ArrayRef = Arc::new(NullArray::new(1));
     let fields = [("a", longs, false), ("b", null, true)];
-    let rows = codec
-        .encode(&RecordBatch::try_from_iter_with_nullable(fields).unwrap())
-        .unwrap();
+    let rows = codec.encode(&RecordBatch::try_from_iter_with_nullable(fields).unwrap()).unwrap();
     assert_eq!(codec.decode(&rows, &[1]).unwrap().column(0).null_count(), 1);
 }
 
 #[test]
 fn narrow_decimals_that_do_not_fit_are_refused() {
     let schema = schema_of(&[DataType::Decimal128(18, 0)]);
-    let wide = arrow::array::Decimal128Array::from(vec![i128::from(i64::MAX) + 1])
-        .with_precision_and_scale(18, 0)
-        .unwrap();
-    let error = RowCodec::new(schema.clone())
-        .unwrap()
-        .encode(&batch(&schema, vec![Arc::new(wide)]))
-        .unwrap_err();
+    let wide =
+        arrow::array::Decimal128Array::from(vec![i128::from(i64::MAX) + 1]).with_precision_and_scale(18, 0).unwrap();
+    let error = RowCodec::new(schema.clone()).unwrap().encode(&batch(&schema, vec![Arc::new(wide)])).unwrap_err();
     assert_eq!(error.sqlstate().as_str(), "22003");
 }
 
@@ -311,29 +262,16 @@ fn narrow_decimals_that_do_not_fit_are_refused() {
 fn null_where_none_may_be_is_damage() {
     let mut columns = schema_of(&[DataType::Int32]).columns.clone();
     columns[0].nullable = false;
-    let strict = Arc::new(StoredSchema::new(
-        TableId(1),
-        SchemaVersion(1),
-        columns,
-        vec![0],
-    ));
+    let strict = Arc::new(StoredSchema::new(TableId(1), SchemaVersion(1), columns, vec![0]));
     let codec = RowCodec::new(strict).unwrap();
-    assert!(matches!(
-        codec.decode(&[Bytes::from_static(&[1, 0, 1, 0, 0, 0, 0])], &[0]),
-        Err(Error::Corrupt(_))
-    ));
+    assert!(matches!(codec.decode(&[Bytes::from_static(&[1, 0, 1, 0, 0, 0, 0])], &[0]), Err(Error::Corrupt(_))));
 }
 
 #[test]
 fn rows_without_columns_are_counted() {
     let schema = schema_of(&[DataType::Int32]);
     let codec = RowCodec::new(schema.clone()).unwrap();
-    let rows = codec
-        .encode(&batch(
-            &schema,
-            vec![Arc::new(Int32Array::from(vec![1, 2, 3]))],
-        ))
-        .unwrap();
+    let rows = codec.encode(&batch(&schema, vec![Arc::new(Int32Array::from(vec![1, 2, 3]))])).unwrap();
     assert_eq!(codec.decode(&rows, &[]).unwrap().num_rows(), 3);
 }
 
@@ -344,12 +282,7 @@ fn throughput() {
     use arrow::array::{Date32Array, Decimal128Array};
 
     const ROWS: usize = 200_000;
-    let mut types = vec![
-        DataType::Int64,
-        DataType::Int64,
-        DataType::Int64,
-        DataType::Int32,
-    ];
+    let mut types = vec![DataType::Int64, DataType::Int64, DataType::Int64, DataType::Int32];
     types.extend([
         DataType::Decimal128(15, 2),
         DataType::Decimal128(15, 2),
@@ -372,15 +305,11 @@ fn throughput() {
             DataType::Int64 => Arc::new(Int64Array::from_iter_values(numbers)),
             DataType::Int32 => Arc::new(Int32Array::from_iter_values(0..ROWS as i32)),
             DataType::Date32 => Arc::new(Date32Array::from_iter_values(0..ROWS as i32)),
-            DataType::Utf8 => {
-                Arc::new(StringArray::from_iter_values(numbers.map(|number| {
-                    format!("{number:0width$}", width = 1 + (at - 8) * 9)
-                })))
-            }
+            DataType::Utf8 => Arc::new(StringArray::from_iter_values(
+                numbers.map(|number| format!("{number:0width$}", width = 1 + (at - 8) * 9)),
+            )),
             _ => Arc::new(
-                Decimal128Array::from_iter_values(numbers.map(i128::from))
-                    .with_precision_and_scale(15, 2)
-                    .unwrap(),
+                Decimal128Array::from_iter_values(numbers.map(i128::from)).with_precision_and_scale(15, 2).unwrap(),
             ),
         }
     });
@@ -397,37 +326,17 @@ fn throughput() {
             work();
             best = best.min(start.elapsed().as_secs_f64());
         }
-        println!(
-            "{what:<40} {:>8.2} million rows/s",
-            ROWS as f64 / best / 1e6
-        );
+        println!("{what:<40} {:>8.2} million rows/s", ROWS as f64 / best / 1e6);
     };
-    println!(
-        "{} bytes per row",
-        rows.iter().map(Bytes::len).sum::<usize>() / ROWS
-    );
-    report("encode rows of 15 columns", &|| {
-        drop(rows_codec.encode(&batch).unwrap())
-    });
-    report("decode rows of 15 columns", &|| {
-        drop(rows_codec.decode(&rows, &all).unwrap())
-    });
-    report("decode 2 of 15 columns", &|| {
-        drop(rows_codec.decode(&rows, &[0, 5]).unwrap())
-    });
+    println!("{} bytes per row", rows.iter().map(Bytes::len).sum::<usize>() / ROWS);
+    report("encode rows of 15 columns", &|| drop(rows_codec.encode(&batch).unwrap()));
+    report("decode rows of 15 columns", &|| drop(rows_codec.decode(&rows, &all).unwrap()));
+    report("decode 2 of 15 columns", &|| drop(rows_codec.decode(&rows, &[0, 5]).unwrap()));
     let keys = keys_codec.keys(&batch).unwrap();
-    report("encode integer keys", &|| {
-        drop(keys_codec.keys(&batch).unwrap())
-    });
-    report("decode integer keys", &|| {
-        drop(keys_codec.decode(&keys).unwrap())
-    });
+    report("encode integer keys", &|| drop(keys_codec.keys(&batch).unwrap()));
+    report("decode integer keys", &|| drop(keys_codec.decode(&keys).unwrap()));
     let text_columns = [batch.column(9).clone(), batch.column(0).clone()];
     let keys = text_keys.keys_of_columns(&text_columns).unwrap();
-    report("encode text and integer keys", &|| {
-        drop(text_keys.keys_of_columns(&text_columns).unwrap())
-    });
-    report("decode text and integer keys", &|| {
-        drop(text_keys.decode(&keys).unwrap())
-    });
+    report("encode text and integer keys", &|| drop(text_keys.keys_of_columns(&text_columns).unwrap()));
+    report("decode text and integer keys", &|| drop(text_keys.decode(&keys).unwrap()));
 }
