@@ -289,12 +289,11 @@ fn numbered(schema: &StoredSchema, batches: Vec<RecordBatch>, first: i64) -> Res
 mod tests {
     use std::time::Duration;
 
-    use arrow::datatypes::DataType;
-    use base::{ColumnId, CommitTs, SchemaVersion, TableId};
-    use codec::StoredColumn;
+    use base::CommitTs;
     use runtime::{ManualClock, Runtime, SimDisk};
 
     use super::*;
+    use crate::testing::{keys, table_of_keys};
     use crate::{BeginOptions, Store, StoreOptions};
 
     /// Lets syncs go on, whatever becomes of the test.
@@ -320,19 +319,8 @@ mod tests {
         let mut options = StoreOptions::new("/data".into());
         options.flush_interval_ms = 0;
         let store = Store::open(runtime, options).await.expect("opens");
-        let column = StoredColumn {
-            id: ColumnId(1),
-            name: "id".into(),
-            data_type: DataType::Int64,
-            nullable: false,
-            dropped: false,
-            missing: None,
-        };
-        let schema = Arc::new(StoredSchema::new(TableId(1000), SchemaVersion(1), vec![column], vec![0]));
-        let rows = |ids: std::ops::Range<i64>| {
-            let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
-            RecordBatch::try_new(Arc::clone(schema.arrow()), vec![ids]).expect("one column")
-        };
+        let schema = table_of_keys();
+        let rows = |ids| keys(&schema, ids);
         let transaction = store.begin(BeginOptions::default()).await.expect("begins");
         transaction.define(Arc::clone(&schema)).expect("definition");
         let mut writer = transaction.bulk(&schema).expect("bulk");

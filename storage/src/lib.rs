@@ -36,6 +36,8 @@ mod sealed;
 mod sequencer;
 mod state;
 mod store;
+#[cfg(test)]
+mod testing;
 mod timekeeper;
 mod transaction;
 mod validate;

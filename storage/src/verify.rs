@@ -252,32 +252,20 @@ fn show(codec: &KeyCodec, key: &RowKey) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-    use arrow::datatypes::DataType;
-    use base::{ColumnId, RowAddress, SchemaVersion};
-    use codec::{RowCodec, StoredColumn, StoredSchema};
+    use base::RowAddress;
+    use codec::RowCodec;
     use rows::{RowOp, Version};
 
     use super::*;
     use crate::BeginOptions;
+    use crate::testing::{keys, table_of_keys};
 
     /// What a defect of a flush would do: a row comes into memory again without a mask over the file.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn rows_that_clash_are_found() {
         let folder = tempfile::tempdir().unwrap();
-        let column = StoredColumn {
-            id: ColumnId(1),
-            name: "id".into(),
-            data_type: DataType::Int64,
-            nullable: false,
-            dropped: false,
-            missing: None,
-        };
-        let schema = Arc::new(StoredSchema::new(TableId(1000), SchemaVersion(1), vec![column], vec![0]));
-        let rows = |ids: std::ops::Range<i64>| {
-            let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
-            RecordBatch::try_new(Arc::clone(schema.arrow()), vec![ids]).unwrap()
-        };
+        let schema = table_of_keys();
+        let rows = |ids| keys(&schema, ids);
         let mut options = StoreOptions::new(folder.path().to_owned());
         options.flush_interval_ms = 0;
         options.segment_bytes = 1 << 20;
